@@ -1,0 +1,206 @@
+"""The batching interpreter: runs a primitive on all examples at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from jaxtorch.core import fallback
+from jaxtorch.core.level import (
+    Level,
+    Wrapper,
+    any_requires_grad,
+    make_wrapper,
+    tracked_by_autograd,
+)
+from jaxtorch.core.primitive import Kind, Primitive
+from jaxtorch.errors import EscapedTensorError, RandomnessError, explain
+
+
+class BatchTensor(Wrapper):
+    """All examples of one value; ``batch_dim`` is None where they are the same."""
+
+    __slots__ = ("batch_dim",)
+
+    batch_dim: int | None
+
+    def rebind(self, other: Self) -> None:
+        self.value = other.value
+        self.batch_dim = other.batch_dim
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        size = getattr(self.level, "size", "?")
+        where = f"B={size} at dim {self.batch_dim}"
+        if self.batch_dim is None:
+            where = "not batched"
+        return (
+            f"BatchTensor({where}, per-example shape {list(self.shape)},\n{self.value})"
+        )
+
+
+def wrap(level: "BatchLevel", value: Tensor, batch_dim: int | None) -> BatchTensor:
+    """Make the per-example view of ``value``."""
+    shape = value.shape
+    stride: Any = value.stride()
+    if batch_dim == 0:
+        shape = shape[1:]
+        stride = stride[1:]
+    elif batch_dim is not None:
+        shape = shape[:batch_dim] + shape[batch_dim + 1 :]
+        stride = stride[:batch_dim] + stride[batch_dim + 1 :]
+    out: BatchTensor = make_wrapper(
+        BatchTensor, shape, stride, 0, None, value.dtype, torch.strided, value.device
+    )
+    out.level = level
+    out.value = value
+    out.batch_dim = batch_dim
+    out.alias = None
+    return out
+
+
+class BatchLevel(Level):
+    """One open ``vmap``: the batch size and how random numbers are drawn."""
+
+    transform = "vmap"
+
+    def __init__(self, size: int, randomness: str = "error", strict: bool = False):
+        self.size = size
+        self.randomness = randomness
+        self.strict = strict
+        self.lifts_random = randomness == "error"
+
+    def lift(self, out: Any) -> Any:
+        return self.wrap_output(out, None)
+
+    def unwrap_dead(self, wrapper: Wrapper) -> Tensor:
+        if isinstance(wrapper, BatchTensor) and wrapper.batch_dim is None:
+            return wrapper.value
+        raise EscapedTensorError(
+            explain(
+                "vmap",
+                f"a batched tensor of shape {list(wrapper.shape)} is used after its "
+                "vmap has returned.",
+                "return the tensor from the function instead of storing it",
+            )
+        )
+
+    def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
+        values: list[Any] = []
+        dims: list[Any] = []
+        batched = tracked = False
+        for arg in args:
+            dim = None
+            if isinstance(arg, Tensor):
+                if type(arg) is BatchTensor and arg.level is self:
+                    dim = arg.batch_dim
+                    if dim is not None:
+                        batched = True
+                    arg = arg.value
+                if arg.requires_grad:
+                    tracked = True
+            elif type(arg) is list or type(arg) is tuple:
+                arg, dim, any_batched = self.unwrap_list(arg)
+                if any_batched:
+                    batched = True
+                if any_requires_grad(arg):
+                    tracked = True
+            values.append(arg)
+            dims.append(dim)
+        if kwargs:
+            kwargs, any_batched = self.unwrap_kwargs(primitive, kwargs)
+            if any_batched:
+                return self.wrap_output(*fallback.loop(self, primitive, args, kwargs))
+        if tracked and torch.is_grad_enabled():
+            with tracked_by_autograd():
+                return self.run(primitive, batched, dims, values, args, kwargs)
+        return self.run(primitive, batched, dims, values, args, kwargs)
+
+    def run(
+        self,
+        primitive: Primitive,
+        batched: bool,
+        dims: list[Any],
+        values: list[Any],
+        args: Sequence[Any],
+        kwargs: Any,
+    ) -> Any:
+        """Apply the rule, or what stands in for it, to unwrapped arguments."""
+        if primitive.kind is Kind.RANDOM:
+            self.check_randomness(primitive, batched)
+            batched = self.randomness == "different"
+        if not batched:
+            return self.wrap_output(primitive.overload(*values, **kwargs), None)
+        rule = primitive.batch
+        if rule is not None:
+            return self.wrap_output(*rule(self.size, dims, *values, **kwargs))
+        out = fallback.decompose(primitive, args, kwargs)
+        if out is not NotImplemented:
+            return out
+        return self.wrap_output(*fallback.loop(self, primitive, args, kwargs))
+
+    def check_randomness(self, primitive: Primitive, batched: bool) -> None:
+        """Refuse what the randomness argument of this vmap does not allow."""
+        if self.randomness == "error":
+            what = (
+                f"vmap: called random operation {primitive.overload} while in "
+                "randomness error mode."
+            )
+        elif self.randomness == "same" and batched:
+            what = (
+                f"{primitive.overload} does not currently support same randomness with "
+                "a batched tensor input."
+            )
+        else:
+            return
+        raise RandomnessError(
+            explain(
+                "vmap",
+                what,
+                "pass randomness='different' (a draw for each example) or "
+                "randomness='same' (one draw for all)",
+            )
+        )
+
+    def unwrap_list(self, items: Sequence[Any]) -> tuple[Any, Any, bool]:
+        """Unwrap a list argument: its values, their batch dims, any batched."""
+        values = []
+        dims: list[int | None] = []
+        batched = False
+        for item in items:
+            dim = None
+            if type(item) is BatchTensor and item.level is self:
+                dim = item.batch_dim
+                item = item.value
+                batched = batched or dim is not None
+            values.append(item)
+            dims.append(dim)
+        return values, dims, batched
+
+    def unwrap_kwargs(self, primitive: Primitive, kwargs: Any) -> tuple[Any, bool]:
+        """Unwrap keyword arguments where none of them is batched."""
+        mine = [
+            v for v in kwargs.values() if type(v) is BatchTensor and v.level is self
+        ]
+        if any(v.batch_dim is not None for v in mine):
+            return kwargs, True
+        if not mine:
+            return kwargs, False
+        return {
+            k: v.value if type(v) is BatchTensor and v.level is self else v
+            for k, v in kwargs.items()
+        }, False
+
+    def wrap_output(self, out: Any, dims: Any) -> Any:
+        """Wrap the tensors of an output whose batch dims are ``dims``."""
+        if isinstance(out, Tensor):
+            return wrap(self, out, dims)
+        if isinstance(out, (list, tuple)):
+            if not isinstance(dims, (list, tuple)):
+                dims = [dims] * len(out)
+            wrapped = [
+                self.wrap_output(o, d) for o, d in zip(out, dims, strict=True)
+            ]
+            return wrapped if isinstance(out, list) else tuple(wrapped)
+        return out

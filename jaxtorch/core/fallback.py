@@ -1,0 +1,111 @@
+"""What stands in for a missing rule: a decomposition, or a loop over the examples."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import decomposition_table
+
+from jaxtorch.core.primitive import Primitive
+from jaxtorch.errors import DataDependentError, MissingRuleError, explain
+
+_warned: set[Any] = set()
+
+
+def decompose(primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
+    """Run the call through a decomposition; NotImplemented where there is none."""
+    record = primitive.record
+    overload = primitive.overload
+    if record is not None and record.decompose is not None:
+        return record.decompose(*args, **kwargs)
+    out = overload.decompose(*args, **kwargs)
+    if out is not NotImplemented:
+        return out
+    table_entry = decomposition_table.get(overload)
+    if table_entry is not None and overload not in UNUSED_DECOMPOSITIONS:
+        return table_entry(*args, **kwargs)
+    return NotImplemented
+
+
+# Decompositions that branch on a value or need a storage.
+UNUSED_DECOMPOSITIONS: set[Any] = set()
+
+
+def missing_derivative(primitive: Primitive, transform: str) -> MissingRuleError:
+    """Return the error for an overload that has no derivative."""
+    return MissingRuleError(
+        explain(
+            transform,
+            f"no derivative is known for {primitive.overload}.",
+            "add a record with linearize= or decompose= to the op's family in "
+            "jaxtorch/rules/ (see CONTRIBUTING.md, 'How to add an op')",
+        )
+    )
+
+
+def loop(
+    level: Any, primitive: Primitive, args: Sequence[Any], kwargs: Any
+) -> tuple[Any, Any]:
+    """Run the call once per example and stack the results at dim 0."""
+    overload = primitive.overload
+    if level.strict:
+        raise MissingRuleError(
+            explain(
+                "vmap(strict=True)",
+                f"{overload} has no batching rule and would run once per example.",
+                "add a record with batch= to the op's family in jaxtorch/rules/ (see "
+                "CONTRIBUTING.md, 'How to add an op'), or drop strict=True",
+            )
+        )
+    if overload not in _warned:
+        _warned.add(overload)
+        warnings.warn(
+            f"There is a performance drop because {overload} has no batching rule: it "
+            "runs once per example. Add one to its family in jaxtorch/rules/.",
+            stacklevel=2,
+        )
+    outs = []
+    for index in range(level.size):
+        own = [take(level, a, index) for a in args]
+        named = {k: take(level, v, index) for k, v in kwargs.items()}
+        outs.append(overload(*own, **named))
+    if not outs:
+        raise MissingRuleError(
+            explain(
+                "vmap",
+                f"{overload} has no batching rule and the batch is empty.",
+                "pass a batch of at least one example, or add a batching rule",
+            )
+        )
+    return stack_outputs(outs), 0
+
+
+def take(level: Any, arg: Any, index: int) -> Any:
+    """Return one example of an argument."""
+    if type(arg) is list or type(arg) is tuple:
+        return type(arg)(take(level, a, index) for a in arg)
+    if getattr(arg, "level", None) is not level:
+        return arg
+    if arg.batch_dim is None:
+        return arg.value
+    return arg.value.select(arg.batch_dim, index)
+
+
+def stack_outputs(outs: list[Any]) -> Any:
+    """Stack the outputs of all examples, output by output."""
+    first = outs[0]
+    if isinstance(first, Tensor):
+        return torch.stack(outs)
+    if isinstance(first, (list, tuple)):
+        return tuple(stack_outputs(list(column)) for column in zip(*outs, strict=True))
+    if any(other != first for other in outs):
+        raise DataDependentError(
+            explain(
+                "vmap",
+                "an operator returned a different number for each example.",
+                "return a tensor instead of a Python number",
+            )
+        )
+    return first

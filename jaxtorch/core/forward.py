@@ -1,0 +1,122 @@
+"""The forward interpreter: carries a tangent beside every primal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from jaxtorch.core import fallback
+from jaxtorch.core.level import Level, Wrapper, make_wrapper
+from jaxtorch.core.primitive import Primitive
+from jaxtorch.core.tracking import add_tangents, has_derivative, run_primals, unwrap
+
+
+class DualTensor(Wrapper):
+    """A primal and its tangent; the tangent None is a zero."""
+
+    __slots__ = ("tangent",)
+
+    tangent: Tensor | None
+
+    def rebind(self, other: Self) -> None:
+        self.value = other.value
+        self.tangent = other.tangent
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"DualTensor(\nprimal={self.value},\ntangent={self.tangent})"
+
+
+def wrap(level: "ForwardLevel", value: Tensor, tangent: Tensor | None) -> DualTensor:
+    """Pair ``value`` with ``tangent``."""
+    out: DualTensor = make_wrapper(
+        DualTensor,
+        value.shape,
+        value.stride(),
+        0,
+        None,
+        value.dtype,
+        torch.strided,
+        value.device,
+    )
+    out.level = level
+    out.value = value
+    out.tangent = tangent
+    out.alias = None
+    return out
+
+
+class ForwardLevel(Level):
+    """One open ``jvp``."""
+
+    transform = "jvp"
+
+    def lift(self, out: Any) -> Any:
+        return self.wrap_output(out, None)
+
+    def source_of(self, arg: Any) -> Any:
+        """Return the tangent of an argument in a tuple of one, None for a zero."""
+        tangent = arg.tangent
+        return None if tangent is None else (tangent,)
+
+    def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
+        values, sources, wanted, tracked = unwrap(self, args, self.source_of)
+        if kwargs:
+            kwargs = {k: self.constant(primitive, v) for k, v in kwargs.items()}
+        rule = primitive.linearize
+        if not wanted:
+            out = run_primals(tracked, primitive.overload, values, kwargs)
+            return self.wrap_output(out, None)
+        if rule is None:
+            out = fallback.decompose(primitive, args, kwargs)
+            if out is not NotImplemented:
+                return out
+            out = run_primals(tracked, primitive.overload, values, kwargs)
+            if has_derivative(out):
+                raise fallback.missing_derivative(primitive, self.transform)
+            return self.wrap_output(out, None)
+        out, tangents = run_primals(
+            tracked, self.push, (rule, sources, values, kwargs), {}
+        )
+        return self.wrap_output(out, tangents)
+
+    def push(
+        self, rule: Any, sources: list[Any], values: list[Any], kwargs: Any
+    ) -> Any:
+        """Run a rule and push the tangents in ``sources`` through its operators."""
+        out, operators = rule(sources, *values, **kwargs)
+        total = None
+        for operator, source in zip(operators, sources, strict=False):
+            if source is None:
+                continue
+            if type(source) is list:
+                for each, own in zip(operator, source, strict=True):
+                    if own is not None:
+                        total = add_tangents(total, each.apply(own[0]))
+            else:
+                total = add_tangents(total, operator.apply(source[0]))
+        return out, total
+
+    def constant(self, primitive: Primitive, arg: Any) -> Any:
+        """Unwrap a keyword argument, which no rule differentiates."""
+        if type(arg) is not DualTensor or arg.level is not self:
+            return arg
+        if arg.tangent is not None:
+            raise fallback.missing_derivative(primitive, self.transform)
+        return arg.value
+
+    def wrap_output(self, out: Any, tangents: Any) -> Any:
+        """Pair the tensors of an output with their tangents."""
+        if isinstance(out, Tensor):
+            if tangents is not None and not has_derivative(out):
+                tangents = None
+            return wrap(self, out, tangents)
+        if isinstance(out, (list, tuple)):
+            if tangents is None:
+                tangents = [None] * len(out)
+            wrapped = [
+                self.wrap_output(o, t) for o, t in zip(out, tangents, strict=True)
+            ]
+            return wrapped if isinstance(out, list) else tuple(wrapped)
+        return out

@@ -1,0 +1,334 @@
+"""Levels, the wrapper tensor, and the hand-over of every ATen call to a level.
+
+A wrapper is a handle on a value at one level. ``dispatch`` finds the innermost level
+among the arguments and lets that level process the call; the level calls ordinary torch
+functions on what is inside, and PyTorch's dispatcher brings the outer levels back in
+here. While a level is open a dispatch mode is on, so that operations without a wrapper
+(``torch.zeros(3)``, ``torch.rand(3)``) are seen as well: their fresh results become
+handles that can be written. Nothing here knows an operator by name.
+"""
+
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import Self
+
+from jaxtorch.core import alias
+from jaxtorch.core.primitive import PRIMITIVES, Kind, Primitive, primitive_of
+from jaxtorch.errors import MutationError, RandomnessError, UsageError, explain
+
+DEAD = 1 << 60
+make_wrapper = Tensor._make_wrapper_subclass
+
+
+class Wrapper(Tensor):
+    """A handle on a value at a level. Its own storage is empty, its shape is real."""
+
+    __slots__ = ("level", "value", "alias")
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    level: "Level"
+    value: Tensor
+    alias: alias.Alias | None
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return dispatch(func, args, kwargs or {})
+
+    def rebind(self, other: Self) -> None:
+        """Take over the value of another wrapper of the same level."""
+        raise NotImplementedError
+
+
+class Level:
+    """One open transform call. Subclasses are the interpreters."""
+
+    transform = "?"
+    lifts_random = False
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+    def __enter__(self) -> Self:
+        levels = STATE.levels
+        if not levels:
+            STATE.open()
+        levels.append(self)
+        self.depth = len(levels)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        levels = STATE.levels
+        del levels[self.depth - 1 :]
+        self.depth = DEAD
+        if not levels:
+            STATE.close()
+
+    def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
+        """Run one primitive whose arguments may be wrappers of this level."""
+        raise NotImplementedError
+
+    def lift(self, out: Any) -> Any:
+        """Wrap a fresh plain tensor as a constant of this level."""
+        raise NotImplementedError
+
+    def unwrap_dead(self, wrapper: Wrapper) -> Tensor:
+        """Return the value of a wrapper that outlived this level."""
+        return wrapper.value
+
+
+class TransformMode(TorchDispatchMode):
+    """On while any level is open; sees the calls that have no wrapper among them."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Keeps torch from wrapping the hot path below in torch._disable_dynamo.
+        return False
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return dispatch(func, args, kwargs or {})
+
+
+class State(threading.local):
+    """The open levels of this thread, and the dispatch keys outside of them."""
+
+    def __init__(self) -> None:
+        self.levels: list[Level] = []
+        self.mode = TransformMode()
+
+    def open(self) -> None:
+        """Turn the mode on before the first level."""
+        self.include = torch._C._dispatch_tls_local_include_set()
+        self.exclude = torch._C._dispatch_tls_local_exclude_set()
+        self.mode.__enter__()
+
+    def close(self) -> None:
+        """Turn the mode off after the last level."""
+        self.mode.__exit__(None, None, None)
+
+
+STATE = State()
+
+
+class Below:
+    """Within it only the levels outside ``level`` are open; sampling runs in it."""
+
+    def __init__(self, level: Level) -> None:
+        self.kept = STATE.levels
+        self.outer = self.kept[: level.depth - 1]
+
+    def __enter__(self) -> None:
+        STATE.levels = self.outer
+        if self.outer:
+            STATE.mode.__enter__()
+
+    def __exit__(self, *unused: Any) -> None:
+        if self.outer:
+            STATE.mode.__exit__(None, None, None)
+        STATE.levels = self.kept
+
+
+def tracked_by_autograd() -> Any:
+    """Let torch.autograd record the plain tensors, as outside of every level."""
+    return torch._C._ForceDispatchKeyGuard(STATE.include, STATE.exclude)
+
+
+def innermost(args: Sequence[Any]) -> Level | None:
+    """Return the innermost level among the wrappers in ``args``; refresh stale views."""
+    level = None
+    depth = 0
+    for arg in args:
+        if isinstance(arg, Wrapper):
+            if arg.alias is not None:
+                alias.refresh(arg)
+            if arg.level.depth > depth:
+                level = arg.level
+                depth = level.depth
+        elif type(arg) is list or type(arg) is tuple:
+            nested = innermost(arg)
+            if nested is not None and nested.depth > depth:
+                level = nested
+                depth = level.depth
+    return level
+
+
+def dispatch(func: OpOverload, args: Any, kwargs: Any) -> Any:
+    """Process one ATen call at the innermost level among its arguments."""
+    level = innermost(args)
+    if kwargs:
+        nested = innermost(tuple(kwargs.values()))
+        if nested is not None and (level is None or nested.depth > level.depth):
+            level = nested
+    primitive = PRIMITIVES.get(func) or primitive_of(func)
+    if level is None:
+        return dispatch_plain(primitive, args, kwargs)
+    if level.depth >= DEAD:
+        args = [unwrap_dead(a) for a in args]
+        return func(*args, **{k: unwrap_dead(v) for k, v in kwargs.items()})
+    kind = primitive.kind
+    if kind is Kind.FUNCTIONAL:
+        return level.process(primitive, args, kwargs)
+    if kind is Kind.VIEW:
+        return dispatch_view(level, primitive, args, kwargs)
+    if kind is Kind.RANDOM:
+        return dispatch_random(primitive, args, kwargs)
+    if kind is Kind.OUT:
+        raise UsageError(
+            explain(
+                level.transform,
+                f"the out= form {func} can't run under a transform.",
+                "drop out= and use the result",
+            )
+        )
+    return dispatch_mutation(level, primitive, args, kwargs)
+
+
+def unwrap_dead(arg: Any) -> Any:
+    """Replace wrappers of closed levels by their values, in nested lists too."""
+    if isinstance(arg, Wrapper) and arg.level.depth >= DEAD:
+        return unwrap_dead(arg.level.unwrap_dead(arg))
+    if type(arg) is list or type(arg) is tuple:
+        return type(arg)(unwrap_dead(a) for a in arg)
+    return arg
+
+
+def dispatch_plain(primitive: Primitive, args: Any, kwargs: Any) -> Any:
+    """Run a call on plain tensors; its fresh results become handles of the top level."""
+    levels = STATE.levels
+    kind = primitive.kind
+    if kind is Kind.RANDOM and levels:
+        return dispatch_random(primitive, args, kwargs)
+    func = primitive.overload
+    if not levels or kind is Kind.OUT or kind is Kind.VIEW:
+        if func is not torch.ops.aten.lift_fresh.default:
+            return func(*args, **kwargs)
+    if kind is Kind.MUTATION:
+        refuse_random_write(primitive)
+        return func(*args, **kwargs)
+    if torch.is_grad_enabled() and any_requires_grad(args):
+        with tracked_by_autograd():
+            out = func(*args, **kwargs)
+    else:
+        out = func(*args, **kwargs)
+    return levels[-1].lift(out) if levels else out
+
+
+def any_requires_grad(args: Sequence[Any]) -> bool:
+    """Tell whether torch.autograd tracks any tensor in ``args``."""
+    for arg in args:
+        if isinstance(arg, Tensor):
+            if arg.requires_grad:
+                return True
+        elif (type(arg) is list or type(arg) is tuple) and any_requires_grad(arg):
+            return True
+    return False
+
+
+def dispatch_view(level: Level, primitive: Primitive, args: Any, kwargs: Any) -> Any:
+    """Run a view and tie its results to the tensor they were taken from."""
+    out = level.process(primitive, args, kwargs)
+    parent = args[0]
+    if isinstance(parent, Wrapper):
+        func = primitive.overload
+        rest = args[1:]
+        if isinstance(out, Wrapper):
+            alias.link(out, parent, func, (rest, kwargs, None))
+        elif isinstance(out, (list, tuple)):
+            for index, view in enumerate(out):
+                alias.link(view, parent, func, (rest, kwargs, index))
+    return out
+
+
+def dispatch_random(primitive: Primitive, args: Any, kwargs: Any) -> Any:
+    """Sample at the top level, whose rule samples at the next level below."""
+    levels = STATE.levels
+    if not levels:
+        return primitive.overload(*args, **kwargs)
+    level = levels[-1]
+    with Below(level):
+        return level.process(primitive, args, kwargs)
+
+
+def refuse_random_write(primitive: Primitive) -> None:
+    """Refuse to fill a captured tensor with random numbers under vmap."""
+    twin = primitive.functional
+    if twin is None or primitive_of(twin).kind is not Kind.RANDOM:
+        return
+    for level in STATE.levels:
+        if level.lifts_random:
+            raise RandomnessError(
+                explain(
+                    level.transform,
+                    f"called random operation {primitive.overload} on a tensor "
+                    "that is not batched.",
+                    "create the tensor inside the function, or pass it as an argument",
+                )
+            )
+
+
+def dispatch_mutation(
+    level: Level, primitive: Primitive, args: Any, kwargs: Any
+) -> Any:
+    """Compute an in-place operation out of place and rebind its target."""
+    target = args[0]
+    func = primitive.overload
+    if not isinstance(target, Wrapper) or level.depth > target.level.depth:
+        raise MutationError(
+            explain(
+                level.transform,
+                f"the in-place operation {func} writes a value of this transform into "
+                "a tensor that was captured from outside the function.",
+                "write into a copy made inside the function (x = x.clone()), or return "
+                "the new value",
+            )
+        )
+    if primitive.functional is None:
+        raise UsageError(
+            explain(
+                level.transform,
+                f"the in-place operation {func} has no out-of-place form.",
+                "use an operation that returns a new tensor",
+            )
+        )
+    out = dispatch(primitive.functional, args, kwargs)
+    if out.shape != target.shape:
+        if torch.Tag.inplace_view not in func.tags:
+            raise MutationError(
+                explain(
+                    level.transform,
+                    f"{func} can't write a result of shape {list(out.shape)} into a "
+                    f"tensor of shape {list(target.shape)}.",
+                    "use the out-of-place operation",
+                )
+            )
+    if torch.Tag.inplace_view in func.tags:
+        with torch._C._DisableTorchDispatch():
+            func(*args, **kwargs)
+    elif out.dtype != target.dtype:
+        out = out.to(target.dtype)
+    if out.level is not target.level:
+        raise MutationError(
+            explain(
+                level.transform,
+                f"{func} on a tensor that is not batched would make it different "
+                "for each example.",
+                "create the tensor inside the function",
+            )
+        )
+    alias.write(target, out)
+    return target

@@ -1,0 +1,77 @@
+"""What the core must know of an overload besides its record: read off its schema."""
+
+import enum
+
+import torch
+from torch._ops import OpOverload
+
+from jaxtorch.rules.record import Record
+from jaxtorch.rules.table import TABLE
+
+
+class Kind(enum.IntEnum):
+    """How dispatch treats a call; zero is the plain functional case."""
+
+    FUNCTIONAL = 0
+    VIEW = 1
+    MUTATION = 2
+    RANDOM = 3
+    OUT = 4
+
+
+class Primitive:
+    """An overload, its record, its kind, and the functional twin of an in-place op."""
+
+    __slots__ = ("overload", "record", "kind", "batch", "linearize", "functional")
+
+    def __init__(self, overload: OpOverload, record: Record | None) -> None:
+        self.overload = overload
+        self.record = record
+        self.batch = record.batch if record else None
+        self.linearize = record.linearize if record else None
+        self.kind = kind_of(overload)
+        self.functional = (
+            functional_twin(overload) if self.kind is Kind.MUTATION else None
+        )
+
+
+def kind_of(overload: OpOverload) -> Kind:
+    """Read the kind off the schema and the tags."""
+    schema = overload._schema
+    writes = [a for a in schema.arguments if a.alias_info and a.alias_info.is_write]
+    if writes:
+        return Kind.OUT if any(a.is_out for a in writes) else Kind.MUTATION
+    if torch.Tag.nondeterministic_seeded in overload.tags:
+        return Kind.RANDOM
+    first = schema.arguments[0] if schema.arguments else None
+    aliased = any(r.alias_info is not None for r in schema.returns)
+    if aliased and first is not None and first.alias_info is not None:
+        return Kind.VIEW
+    return Kind.FUNCTIONAL
+
+
+def functional_twin(overload: OpOverload) -> OpOverload | None:
+    """Return the out-of-place overload of an in-place one: ``add_`` -> ``add``."""
+    namespace, _, name = overload._schema.name.partition("::")
+    own = overload._schema.overload_name or "default"
+    ops = getattr(torch.ops, namespace)
+    special = FUNCTIONAL_TWINS.get(name)
+    for packet_name in (special, name.removesuffix("_"), f"{name}functional"):
+        packet = getattr(ops, packet_name, None) if packet_name else None
+        if packet is not None and own in packet.overloads():
+            return getattr(packet, own)  # type: ignore[no-any-return]
+    return None
+
+
+FUNCTIONAL_TWINS = {"normal_": "normal_functional"}
+
+PRIMITIVES: dict[OpOverload, Primitive] = {}
+
+
+def primitive_of(overload: OpOverload) -> Primitive:
+    """Return the primitive of ``overload``, made at its first use."""
+    primitive = PRIMITIVES.get(overload)
+    if primitive is None:
+        primitive = Primitive(overload, TABLE.get(overload))
+        PRIMITIVES[overload] = primitive
+    return primitive

@@ -1,0 +1,276 @@
+"""The reverse interpreter: records a tape of linear operators.
+
+The tape can be read in both directions: ``pull_back`` carries cotangents from the
+outputs to the inputs, ``push_forward`` carries tangents from the inputs to the outputs
+(that is ``linearize``).
+"""
+
+import heapq
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from jaxtorch.core import fallback
+from jaxtorch.core.level import Level, Wrapper, make_wrapper
+from jaxtorch.core.primitive import Primitive
+from jaxtorch.core.tracking import add_tangents, has_derivative, run_primals, unwrap
+
+_counter = itertools.count()
+
+
+class Node:
+    """One recorded primitive: an edge for each input that its output depends on.
+
+    ``arity`` is None for a single output; otherwise cotangents come as a list.
+    """
+
+    __slots__ = ("order", "edges", "arity")
+
+    def __init__(self, edges: list[Any], arity: int | None = None) -> None:
+        self.order = next(_counter)
+        self.edges = edges
+        self.arity = arity
+
+
+class TapeTensor(Wrapper):
+    """A primal and the node that made it; the node None is a constant."""
+
+    __slots__ = ("node", "index")
+
+    node: Node | None
+    index: int | None
+
+    def rebind(self, other: Self) -> None:
+        self.value = other.value
+        self.node = other.node
+        self.index = other.index
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"TapeTensor({self.value})"
+
+
+def wrap(
+    level: "ReverseLevel", value: Tensor, node: Node | None, index: int | None
+) -> TapeTensor:
+    """Wrap ``value`` as output ``index`` of ``node``."""
+    out: TapeTensor = make_wrapper(
+        TapeTensor,
+        value.shape,
+        value.stride(),
+        0,
+        None,
+        value.dtype,
+        torch.strided,
+        value.device,
+    )
+    out.level = level
+    out.value = value
+    out.node = node
+    out.index = index
+    out.alias = None
+    return out
+
+
+class ReverseLevel(Level):
+    """One open ``vjp``: records while grad mode is on inside the function."""
+
+    transform = "grad"
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.outer_grad_mode = torch.is_grad_enabled()
+        if not self.outer_grad_mode:
+            torch._C._set_grad_enabled(True)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if torch.is_grad_enabled() is not self.outer_grad_mode:
+            torch._C._set_grad_enabled(self.outer_grad_mode)
+
+    def lift(self, out: Any) -> Any:
+        return self.wrap_constant(out)
+
+    def source_of(self, arg: Any) -> Any:
+        """Return (node, index) where the argument depends on the inputs."""
+        node = arg.node
+        return None if node is None else (node, arg.index)
+
+    def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
+        recording = torch.is_grad_enabled()
+        if recording is self.outer_grad_mode:
+            return self.record(recording, primitive, args, kwargs)
+        torch._C._set_grad_enabled(self.outer_grad_mode)
+        try:
+            return self.record(recording, primitive, args, kwargs)
+        finally:
+            torch._C._set_grad_enabled(recording)
+
+    def record(
+        self, recording: bool, primitive: Primitive, args: Sequence[Any], kwargs: Any
+    ) -> Any:
+        """Run a primitive and, where its inputs are on the tape, record its operators."""
+        values, sources, wanted, tracked = unwrap(self, args, self.source_of)
+        if kwargs:
+            kwargs = {
+                k: self.constant(primitive, v, recording) for k, v in kwargs.items()
+            }
+        if not (wanted and recording):
+            out = run_primals(tracked, primitive.overload, values, kwargs)
+            return self.wrap_constant(out)
+        rule = primitive.linearize
+        if rule is None:
+            return self.without_rule(tracked, primitive, values, args, kwargs)
+        if tracked:
+            out, operators = run_primals(tracked, rule, (sources, *values), kwargs)
+        else:
+            out, operators = rule(sources, *values, **kwargs)
+        edges: list[Any] = []
+        for operator, source in zip(operators, sources, strict=False):
+            if source is None:
+                continue
+            if type(source) is list:
+                for each, own in zip(operator, source, strict=True):
+                    if own is not None:
+                        edges.append((each, own[0], own[1]))
+            else:
+                edges.append((operator, source[0], source[1]))
+        return self.wrap_output(out, edges)
+
+    def without_rule(
+        self,
+        tracked: bool,
+        primitive: Primitive,
+        values: list[Any],
+        args: Sequence[Any],
+        kwargs: Any,
+    ) -> Any:
+        """Decompose; without a decomposition only what has no derivative may run."""
+        out = fallback.decompose(primitive, args, kwargs)
+        if out is not NotImplemented:
+            return out
+        out = run_primals(tracked, primitive.overload, values, kwargs)
+        if has_derivative(out):
+            raise fallback.missing_derivative(primitive, self.transform)
+        return self.wrap_constant(out)
+
+    def constant(self, primitive: Primitive, arg: Any, recording: bool) -> Any:
+        """Unwrap a keyword argument, which no rule differentiates."""
+        if type(arg) is not TapeTensor or arg.level is not self:
+            return arg
+        if recording and arg.node is not None:
+            raise fallback.missing_derivative(primitive, self.transform)
+        return arg.value
+
+    def wrap_output(self, out: Any, edges: list[Any]) -> Any:
+        """Wrap an output as the result of a new node with ``edges``."""
+        if not edges:
+            return self.wrap_constant(out)
+        if isinstance(out, Tensor):
+            if not has_derivative(out):
+                return wrap(self, out, None, None)
+            return wrap(self, out, Node(edges), None)
+        node = Node(edges, len(out))
+        wrapped = [
+            wrap(self, o, node if has_derivative(o) else None, i)
+            if isinstance(o, Tensor)
+            else o
+            for i, o in enumerate(out)
+        ]
+        return wrapped if isinstance(out, list) else tuple(wrapped)
+
+    def wrap_constant(self, out: Any) -> Any:
+        """Wrap an output that does not depend on the inputs."""
+        if isinstance(out, Tensor):
+            return wrap(self, out, None, None)
+        if isinstance(out, (list, tuple)):
+            wrapped = [self.wrap_constant(o) for o in out]
+            return wrapped if isinstance(out, list) else tuple(wrapped)
+        return out
+
+
+def pull_back(
+    roots: Sequence[tuple[Node, int | None]],
+    cotangents: Sequence[Tensor],
+    leaves: Sequence[Node],
+    free: bool,
+) -> list[Tensor | None]:
+    """Carry cotangents of the roots back to the leaves; None where nothing arrives.
+
+    With ``free`` each node is emptied as soon as it has been read, so that its
+    residuals can be released; the tape can then be read only once.
+    """
+    pending: dict[Node, Any] = {}
+    queue: list[tuple[int, Node]] = []
+
+    def accumulate(node: Node, index: int | None, cotangent: Tensor) -> None:
+        own = pending.get(node)
+        if own is None:
+            heapq.heappush(queue, (-node.order, node))
+            if node.arity is not None:
+                own = pending[node] = [None] * node.arity
+        if index is None:
+            pending[node] = cotangent if own is None else own + cotangent
+        else:
+            old = own[index]
+            own[index] = cotangent if old is None else old + cotangent
+
+    for (node, index), cotangent in zip(roots, cotangents, strict=True):
+        accumulate(node, index, cotangent)
+    results: dict[Node, Tensor] = {}
+    while queue:
+        _, node = heapq.heappop(queue)
+        cotangent = pending.pop(node)
+        edges = node.edges
+        if not edges:
+            results[node] = cotangent
+            continue
+        if free:
+            node.edges = []
+        for operator, parent, index in edges:
+            pulled = operator.apply_transpose(cotangent)
+            if pulled is not None:
+                accumulate(parent, index, pulled)
+    return [results.get(leaf) for leaf in leaves]
+
+
+def push_forward(
+    leaves: Sequence[Node],
+    tangents: Sequence[Tensor | None],
+    roots: Sequence[tuple[Node, int | None]],
+) -> list[Tensor | None]:
+    """Carry tangents of the leaves forward to the roots; None is a zero."""
+    known: dict[Node, Any] = dict(zip(leaves, tangents, strict=True))
+    for node in sorted(reachable(roots), key=lambda n: n.order):
+        if node in known:
+            continue
+        total = None
+        for operator, parent, index in node.edges:
+            tangent = known[parent]
+            if index is not None and tangent is not None:
+                tangent = tangent[index]
+            if tangent is not None:
+                total = add_tangents(total, operator.apply(tangent))
+        known[node] = total
+    out = []
+    for node, index in roots:
+        tangent = known[node]
+        whole = index is None or tangent is None
+        out.append(tangent if whole else tangent[index])
+    return out
+
+
+def reachable(roots: Sequence[tuple[Node, int | None]]) -> set[Node]:
+    """Return all nodes that the roots depend on, and the roots."""
+    seen: set[Node] = set()
+    stack = [node for node, _ in roots]
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack.extend(parent for _, parent, _ in node.edges)
+    return seen

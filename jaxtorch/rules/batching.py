@@ -1,0 +1,121 @@
+"""Helpers of batching rules: moving and aligning batch dims. No operator by name."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from jaxtorch.rules.record import BatchRule
+
+
+def entry_point(overload: OpOverload) -> Callable[..., Any]:
+    """Return the cheapest Python function that calls ``overload``.
+
+    ``torch.sin`` costs about 1.5 us less than ``torch.ops.aten.sin.default``.
+    """
+    name = overload._schema.name.partition("::")[2]
+    return getattr(torch, name, overload)
+
+
+def to_front(value: Tensor, dim: int) -> Tensor:
+    """Move the batch dim to the front."""
+    return value if dim == 0 else value.movedim(dim, 0)
+
+
+def batched_at_front(value: Tensor, dim: int | None, size: int) -> Tensor:
+    """Return ``value`` with a batch dim at the front, expanded if it had none."""
+    if dim is None:
+        return value.expand(size, *value.shape)
+    return value if dim == 0 else value.movedim(dim, 0)
+
+
+def rank_of(value: Tensor, dim: int | None) -> int:
+    """Return the number of dims of one example."""
+    return value.dim() - (dim is not None)
+
+
+def physical(dim: int, rank: int) -> int:
+    """Map a dim of an example to the dim of a value whose batch dim is in front."""
+    return dim % rank + 1 if rank else 1
+
+
+def physical_dims(dims: Any, rank: int) -> list[int]:
+    """Map dims of an example to those of the value; none given means all."""
+    if dims is None or (isinstance(dims, (list, tuple)) and not dims):
+        return list(range(1, rank + 1))
+    if isinstance(dims, int):
+        dims = [dims]
+    return [physical(d, rank) for d in dims]
+
+
+def pad_rank(value: Tensor, rank: int) -> Tensor:
+    """Insert dims of size one behind a leading batch dim up to ``rank`` example dims."""
+    missing = rank + 1 - value.dim()
+    if missing == 0:
+        return value
+    if missing == 1:
+        return value.unsqueeze(1)
+    shape = value.shape
+    return value.reshape(shape[0], *[1] * missing, *shape[1:])
+
+
+def align(args: Sequence[Any], dims: Sequence[Any]) -> list[Any]:
+    """Bring tensors that broadcast together to leading batch dims and one rank."""
+    rank = 0
+    for arg, dim in zip(args, dims, strict=True):
+        if isinstance(arg, Tensor):
+            rank = max(rank, arg.dim() - (dim is not None))
+    out = []
+    for arg, dim in zip(args, dims, strict=True):
+        if dim is not None:
+            if dim != 0:
+                arg = arg.movedim(dim, 0)
+            if arg.dim() != rank + 1:
+                arg = pad_rank(arg, rank)
+        out.append(arg)
+    return out
+
+
+def promote(args: Sequence[Any], dims: Sequence[Any]) -> list[Any]:
+    """Cast to the dtype that the examples promote to, where batching hides it.
+
+    A 0-dim example does not take part in promotion as a tensor with dims does, but its
+    batch has a dim. Only calls that mix dtypes come here.
+    """
+    stand_ins = [
+        torch.empty(
+            (1,) if rank_of(a, d) else (), dtype=a.dtype, device="meta"
+        )
+        if isinstance(a, Tensor)
+        else a
+        for a, d in zip(args, dims, strict=True)
+    ]
+    if len(stand_ins) < 2:
+        return list(args)
+    dtype = torch.result_type(stand_ins[0], stand_ins[1])
+    return [
+        a.to(dtype) if isinstance(a, Tensor) and a.dtype != dtype else a for a in args
+    ]
+
+
+def unary_batch(call: Callable[..., Any]) -> BatchRule:
+    """Batch an elementwise op of one tensor: the batch dim stays where it is."""
+
+    def batch(size: int, dims: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return call(x, *args, **kwargs), dims[0]
+
+    return batch
+
+
+def broadcasting_batch(call: Callable[..., Any]) -> BatchRule:
+    """Batch an elementwise op of several tensors that broadcast."""
+
+    def batch(size: int, dims: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(args) > 1 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
+            if args[0].dtype != args[1].dtype:
+                args = (*promote(args[:2], dims[:2]), *args[2:])
+        return call(*align(args, dims), **kwargs), 0
+
+    return batch

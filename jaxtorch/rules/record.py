@@ -1,0 +1,36 @@
+"""The record of a primitive: all that one ATen overload means under every transform."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch._ops import OpOverload
+
+BatchRule = Callable[..., tuple[Any, Any]]
+LinearizeRule = Callable[..., tuple[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one overload means. At least one of the three functions is given.
+
+    Attributes:
+        overload: the ATen overload, for example ``torch.ops.aten.sin.default``.
+        batch: ``batch(size, dims, *args, **kwargs) -> (out, out_dims)``. ``args`` are
+            unwrapped; ``dims`` has one entry per positional argument: the batch dim,
+            ``None`` for what is not batched, a tuple for a list of tensors. A tensor
+            among ``kwargs`` is never batched. For several outputs ``out_dims`` is one
+            int for all or a tuple with one entry each; ``None`` says not batched.
+        linearize: ``linearize(wanted, *args, **kwargs) -> (out, operators)``.
+            ``wanted`` has one truth value per positional argument (a tuple of them for
+            a list of tensors); ``operators`` has at the wanted places the
+            ``LinearOperator`` from that argument's tangent to the output's (a list for
+            a list; a tuple of tangents where ``out`` is a tuple). Places that are not
+            wanted may hold anything; ``()`` says that the derivative is zero.
+        decompose: the same call written with other torch operators.
+    """
+
+    overload: OpOverload
+    batch: BatchRule | None = None
+    linearize: LinearizeRule | None = None
+    decompose: Callable[..., Any] | None = None

@@ -1,0 +1,63 @@
+"""The standard basis that the Jacobian transforms push through a linear map."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jaxtorch.transforms.vmap import vmap
+
+
+def map_basis(
+    linear: Callable[..., list[Any]],
+    like: Sequence[Tensor],
+    chunk_size: int | None,
+    randomness: str,
+) -> list[Any]:
+    """Map ``linear`` over the standard basis of the space of the tensors ``like``.
+
+    ``linear`` takes one tensor per entry of ``like``, of its shape. With ``chunk_size``
+    one it is called without ``vmap``.
+    """
+    total = sum(leaf.numel() for leaf in like)
+    if chunk_size == 1 and total > 0:
+        rows = []
+        for index in range(total):
+            rows.append(linear(*(b[0] for b in basis_rows(like, index, 1, total))))
+        return [torch.stack(list(column)) for column in zip(*rows, strict=True)]
+    mapped = vmap(linear, randomness=randomness)
+    size = total if chunk_size is None or chunk_size > total else chunk_size
+    if size == total:
+        return list(mapped(*basis_rows(like, 0, total, total)))
+    pieces = [
+        mapped(*basis_rows(like, start, min(size, total - start), total))
+        for start in range(0, total, size)
+    ]
+    return [
+        torch.cat(column) if isinstance(column[0], Tensor) else column[0]
+        for column in (list(c) for c in zip(*pieces, strict=True))
+    ]
+
+
+def basis_rows(
+    like: Sequence[Tensor], start: int, length: int, total: int
+) -> list[Tensor]:
+    """Return basis vectors ``start`` to ``start + length``, cut up and shaped by tensor.
+
+    Each result has shape ``[length, *leaf.shape]``.
+    """
+    if len(like) == 1 and length == total:
+        leaf = like[0]
+        eye = torch.eye(total, dtype=leaf.dtype, device=leaf.device)
+        return [eye.reshape(total, *leaf.shape)]
+    out = []
+    offset = 0
+    for leaf in like:
+        size = leaf.numel()
+        row = torch.arange(start - offset, start - offset + length, device=leaf.device)
+        column = torch.arange(size, device=leaf.device)
+        ones = (row.unsqueeze(1) == column).to(leaf.dtype)
+        out.append(ones.reshape(length, *leaf.shape))
+        offset += size
+    return out

@@ -1,0 +1,93 @@
+"""Argument checks that several transforms share; all run before a level is pushed."""
+
+from typing import Any
+
+from torch import Tensor
+
+from jaxtorch import pytree
+from jaxtorch.errors import UsageError, explain
+
+Argnums = int | tuple[int, ...]
+
+
+def check_argnums(where: str, argnums: Any, count: int) -> tuple[int, ...]:
+    """Return ``argnums`` as a tuple of positions counted from the front."""
+    if not isinstance(argnums, (int, tuple)) or isinstance(argnums, bool):
+        raise UsageError(
+            explain(
+                where,
+                f"argnums must be int or Tuple[int, ...], got {type(argnums).__name__}.",
+                "pass argnums=0, or argnums=(0, 1)",
+            )
+        )
+    several = argnums if isinstance(argnums, tuple) else (argnums,)
+    if not several:
+        raise UsageError(
+            explain(where, "argnums must be non-empty.", "name at least one argument")
+        )
+    for num in several:
+        if not isinstance(num, int) or isinstance(num, bool):
+            raise UsageError(
+                explain(
+                    where,
+                    f"argnums must be int, got {num!r}.",
+                    "pass positions of arguments",
+                )
+            )
+        if not -count <= num < count:
+            raise UsageError(
+                explain(
+                    where,
+                    f"argnums={num} is out of range: got argnum={num}, but only "
+                    f"{count} positional inputs were passed.",
+                    "pass the argument by position, or another argnum",
+                )
+            )
+    positions = tuple(num % count for num in several)
+    if len(set(positions)) != len(positions):
+        raise UsageError(
+            explain(
+                where,
+                f"argnums elements must be unique, got {argnums}.",
+                "name each argument once",
+            )
+        )
+    return positions
+
+
+def split_aux(where: str, out: Any) -> tuple[Any, Any]:
+    """Split the ``(output, aux)`` pair that a function with has_aux=True returns."""
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise UsageError(
+            explain(
+                where,
+                "output of function should be a tuple: (output, aux) if has_aux is "
+                f"True, got {type(out).__name__}.",
+                "return exactly two values, or drop has_aux=True",
+            )
+        )
+    return out
+
+
+def check_differentiable_inputs(where: str, leaves: list[Any], tree: Any) -> None:
+    """Refuse inputs that have no derivative: not tensors, or integers."""
+    for index, leaf in enumerate(leaves):
+        if not isinstance(leaf, Tensor):
+            raise UsageError(
+                explain(
+                    where,
+                    f"expected every differentiated input to be a tensor; "
+                    f"{pytree.paths(tree, 'args')[index]} is of type "
+                    f"{type(leaf).__name__}.",
+                    "pass a tensor, or leave the argument out of argnums",
+                )
+            )
+        if not (leaf.is_floating_point() or leaf.is_complex()):
+            raise UsageError(
+                explain(
+                    where,
+                    f"{pytree.paths(tree, 'args')[index]} has dtype {leaf.dtype}: only "
+                    "tensors of floating point and complex dtype have derivatives.",
+                    "convert it with .to(torch.float32), or leave it out of argnums",
+                )
+            )

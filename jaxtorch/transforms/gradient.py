@@ -1,0 +1,166 @@
+"""``grad``, ``grad_and_value`` and ``value_and_grad``."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jaxtorch import pytree
+from jaxtorch.errors import UsageError, explain
+from jaxtorch.transforms.checks import (
+    Argnums,
+    check_argnums,
+    check_differentiable_inputs,
+)
+from jaxtorch.transforms.naming import name_of
+from jaxtorch.transforms.taping import Recording
+
+
+def grad(
+    func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return a function that computes the gradient of a scalar function.
+
+    Args:
+        func: returns a tensor without dims; with ``has_aux`` a pair of it and any aux.
+        argnums: the positional arguments to differentiate, an int or a tuple of them.
+            Each may be a pytree of tensors of floating point or complex dtype.
+        has_aux: ``func`` returns ``(output, aux)``.
+
+    Returns:
+        A function of the same arguments that returns the gradient in the structure of
+        the argument (a tuple of them for a tuple of argnums), or ``(gradient, aux)``.
+        An input that the output does not depend on has a gradient of zeros.
+
+    Raises:
+        UsageError: (a RuntimeError) for wrong argnums, for inputs without a derivative
+            and for an output that is not a real tensor without dims.
+
+    Example:
+        >>> import torch, jaxtorch
+        >>> jaxtorch.grad(lambda x: (x**2).sum())(torch.tensor([1.0, 2.0]))
+        tensor([2., 4.])
+
+    Source: the signature and behaviour of ``torch.func.grad``.
+    """
+    compute = differentiate(func, argnums, has_aux, "grad")
+
+    @functools.wraps(func)
+    def gradient(*args: Any, **kwargs: Any) -> Any:
+        grads, _, aux = compute(args, kwargs)
+        return (grads, aux) if has_aux else grads
+
+    return gradient
+
+
+def grad_and_value(
+    func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return a function that computes ``(gradient, value)``.
+
+    As ``grad``; the value is ``(value, aux)`` with ``has_aux``.
+
+    Example:
+        >>> import torch, jaxtorch
+        >>> jaxtorch.grad_and_value(lambda x: x**2)(torch.tensor(3.0))
+        (tensor(6.), tensor(9.))
+
+    Source: the signature and behaviour of ``torch.func.grad_and_value``.
+    """
+    compute = differentiate(func, argnums, has_aux, "grad_and_value")
+
+    @functools.wraps(func)
+    def gradient_and_value(*args: Any, **kwargs: Any) -> Any:
+        grads, value, aux = compute(args, kwargs)
+        return grads, ((value, aux) if has_aux else value)
+
+    return gradient_and_value
+
+
+def value_and_grad(
+    func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return a function that computes ``(value, gradient)``, in JAX's order.
+
+    As ``grad``; the value is ``(value, aux)`` with ``has_aux``.
+
+    Example:
+        >>> import torch, jaxtorch
+        >>> jaxtorch.value_and_grad(lambda x: x**2)(torch.tensor(3.0))
+        (tensor(9.), tensor(6.))
+
+    Source: the order of results of ``jax.value_and_grad``.
+    """
+    compute = differentiate(func, argnums, has_aux, "value_and_grad")
+
+    @functools.wraps(func)
+    def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
+        grads, value, aux = compute(args, kwargs)
+        return ((value, aux) if has_aux else value), grads
+
+    return value_and_gradient
+
+
+def differentiate(
+    func: Callable[..., Any], argnums: Argnums, has_aux: bool, transform: str
+) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, Tensor, Any]]:
+    """Return ``(args, kwargs) -> (gradient, value, aux)``."""
+
+    def compute(
+        args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Tensor, Any]:
+        where = f"{transform}({name_of(func)})"
+        positions = check_argnums(where, argnums, len(args))
+        wanted: Any = tuple(args[p] for p in positions)
+        leaves, spec = pytree.flatten(wanted)
+        check_differentiable_inputs(where, leaves, wanted)
+
+        def call(wrapped: list[Any]) -> Any:
+            full = list(args)
+            for position, arg in zip(
+                positions, pytree.unflatten(wrapped, spec), strict=True
+            ):
+                full[position] = arg
+            return func(*full, **kwargs)
+
+        tape = Recording(call, leaves, where, has_aux)
+        value = scalar_output(where, tape)
+        grads = pytree.unflatten(tape.pull([torch.ones_like(value)], free=True), spec)
+        return (grads if isinstance(argnums, tuple) else grads[0]), value, tape.aux
+
+    return compute
+
+
+def scalar_output(where: str, tape: Recording) -> Tensor:
+    """Return the value of the taped function; refuse all but a real scalar."""
+    value = tape.outs[0] if tape.spec is pytree.LEAF else None
+    if not isinstance(value, Tensor):
+        raise UsageError(
+            explain(
+                where,
+                "Expected the function to return a tensor, got "
+                f"{type(pytree.unflatten(tape.outs, tape.spec)).__name__}.",
+                "return a tensor without dims; use has_aux=True for more outputs",
+            )
+        )
+    if value.dim() != 0:
+        raise UsageError(
+            explain(
+                where,
+                "Expected the function to return a scalar tensor, got a tensor with "
+                f"{value.dim()} dims. Maybe you wanted to use the vjp or jacrev APIs "
+                "instead?",
+                "reduce the output (.sum(), .mean(), .squeeze()), or use jacrev",
+            )
+        )
+    if value.is_complex():
+        raise UsageError(
+            explain(
+                where,
+                "Expected the function to return a real scalar, got a complex one.",
+                "return its real part or its absolute value",
+            )
+        )
+    return value

@@ -1,0 +1,240 @@
+"""``jacrev``, ``jacfwd`` and ``hessian``: whole derivatives."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jaxtorch import pytree
+from jaxtorch.errors import ArgumentError, UsageError, explain
+from jaxtorch.transforms.basis import map_basis
+from jaxtorch.transforms.checks import (
+    Argnums,
+    check_argnums,
+    check_differentiable_inputs,
+)
+from jaxtorch.transforms.forward import jvp
+from jaxtorch.transforms.naming import name_of
+from jaxtorch.transforms.taping import Recording, check_outputs
+
+
+def jacrev(
+    func: Callable[..., Any],
+    argnums: Argnums = 0,
+    *,
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+    randomness: str = "error",
+    _preallocate_and_copy: bool = False,
+) -> Callable[..., Any]:
+    """Return a function that computes the Jacobian, one row at a time, in reverse mode.
+
+    Best where the function has fewer outputs than inputs.
+
+    Args:
+        func: a function of tensors, or pytrees of them, that returns the same.
+        argnums: the positional arguments to differentiate, an int or a tuple of them.
+        has_aux: ``func`` returns ``(output, aux)``; the result is ``(jacobian, aux)``.
+        chunk_size: how many rows are computed at a time; None for all. With 1 the rows
+            are computed one by one without ``vmap``.
+        randomness: as in ``vmap``, for random operations inside the derivative.
+        _preallocate_and_copy: accepted for ``torch.func``; chunks are always joined.
+
+    Returns:
+        A function of the same arguments. Its result has the structure of the output
+        outside, that of the differentiated arguments inside, and leaves of shape
+        ``[*output.shape, *input.shape]``.
+
+    Raises:
+        UsageError: (a RuntimeError) for wrong argnums, and for inputs or outputs that
+            have no derivative.
+        ArgumentError: (a ValueError) for a ``chunk_size`` below one.
+
+    Example:
+        >>> import torch, jaxtorch
+        >>> jaxtorch.jacrev(torch.square)(torch.tensor([1.0, 2.0]))
+        tensor([[2., 0.],
+                [0., 4.]])
+
+    Source: the signature and behaviour of ``torch.func.jacrev``.
+    """
+    where = f"jacrev({name_of(func)})"
+    check_chunk_size(where, chunk_size)
+
+    @functools.wraps(func)
+    def jacobian(*args: Any, **kwargs: Any) -> Any:
+        call, leaves, spec = select_inputs(where, func, argnums, args, kwargs)
+        tape = Recording(call, leaves, where, has_aux)
+        check_outputs(where, tape.outs, "the output of the function")
+        refuse_complex(where, [*leaves, *tape.outs])
+        sizes = [out.numel() for out in tape.outs]
+        rows = map_basis(
+            lambda *basis: tape.pull(basis), tape.outs, chunk_size, randomness
+        )
+        columns = []
+        for row, leaf in zip(rows, leaves, strict=True):
+            parts = row.split(sizes) if len(sizes) > 1 else (row,)
+            columns.append(
+                [
+                    part.reshape(out.shape + leaf.shape)
+                    for part, out in zip(parts, tape.outs, strict=True)
+                ]
+            )
+        result = assemble(columns, tape.spec, spec, isinstance(argnums, tuple))
+        return (result, tape.aux) if has_aux else result
+
+    return jacobian
+
+
+def jacfwd(
+    func: Callable[..., Any],
+    argnums: Argnums = 0,
+    has_aux: bool = False,
+    *,
+    randomness: str = "error",
+    chunk_size: int | None = None,
+) -> Callable[..., Any]:
+    """Return a function that computes the Jacobian, one column at a time, forward mode.
+
+    Best where the function has fewer inputs than outputs. Arguments, results and errors
+    are those of ``jacrev``; ``chunk_size`` counts columns.
+
+    Example:
+        >>> import torch, jaxtorch
+        >>> jaxtorch.jacfwd(torch.square)(torch.tensor([1.0, 2.0]))
+        tensor([[2., 0.],
+                [0., 4.]])
+
+    Source: the signature and behaviour of ``torch.func.jacfwd``; ``chunk_size`` is new.
+    """
+    where = f"jacfwd({name_of(func)})"
+    check_chunk_size(where, chunk_size)
+
+    @functools.wraps(func)
+    def jacobian(*args: Any, **kwargs: Any) -> Any:
+        call, leaves, spec = select_inputs(where, func, argnums, args, kwargs)
+        sizes = [leaf.numel() for leaf in leaves]
+        seen: dict[str, Any] = {}
+
+        def push(*basis: Tensor) -> list[Tensor]:
+            result = jvp(
+                lambda *inputs: call(list(inputs)),
+                tuple(leaves),
+                basis,
+                has_aux=has_aux,
+            )
+            outs, seen["spec"] = pytree.flatten(result[1])
+            aux, seen["aux"] = pytree.flatten(result[2] if has_aux else ())
+            return [*outs, *aux]
+
+        refuse_complex(where, leaves)
+        columns = map_basis(push, leaves, chunk_size, randomness)
+        count = seen["spec"].num_leaves
+        refuse_complex(where, columns[:count])
+        per_output = []
+        for column in columns[:count]:
+            parts = column.split(sizes) if len(sizes) > 1 else (column,)
+            shape = column.shape[1:]
+            per_output.append(
+                [
+                    part.movedim(0, -1).reshape(shape + leaf.shape)
+                    for part, leaf in zip(parts, leaves, strict=True)
+                ]
+            )
+        per_input = [list(c) for c in zip(*per_output, strict=True)]
+        result = assemble(per_input, seen["spec"], spec, isinstance(argnums, tuple))
+        if not has_aux:
+            return result
+        aux = [a[0] if isinstance(a, Tensor) else a for a in columns[count:]]
+        return result, pytree.unflatten(aux, seen["aux"])
+
+    return jacobian
+
+
+def hessian(
+    func: Callable[..., Any],
+    argnums: Argnums = 0,
+    *,
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+    randomness: str = "error",
+) -> Callable[..., Any]:
+    """Return a function that computes the Hessian, forward over reverse mode.
+
+    ``jacfwd(jacrev(func))``: arguments, results and errors are those of ``jacrev``,
+    with leaves of shape ``[*output.shape, *input.shape, *input.shape]``. ``chunk_size``
+    counts the outer columns.
+
+    Example:
+        >>> import torch, jaxtorch
+        >>> jaxtorch.hessian(lambda x: (x**3).sum())(torch.tensor([1.0, 2.0]))
+        tensor([[ 6.,  0.],
+                [ 0., 12.]])
+
+    Source: the signature and behaviour of ``torch.func.hessian``.
+    """
+    inner = jacrev(func, argnums, has_aux=has_aux, randomness=randomness)
+    return jacfwd(
+        inner, argnums, has_aux, randomness=randomness, chunk_size=chunk_size
+    )
+
+
+def select_inputs(
+    where: str,
+    func: Callable[..., Any],
+    argnums: Argnums,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Callable[[list[Any]], Any], list[Tensor], Any]:
+    """Return ``func`` as a function of the leaves of the chosen arguments, and these."""
+    positions = check_argnums(where, argnums, len(args))
+    wanted: Any = tuple(args[p] for p in positions)
+    leaves, spec = pytree.flatten(wanted)
+    check_differentiable_inputs(where, leaves, wanted)
+
+    def call(inputs: list[Any]) -> Any:
+        full = list(args)
+        for position, arg in zip(
+            positions, pytree.unflatten(inputs, spec), strict=True
+        ):
+            full[position] = arg
+        return func(*full, **kwargs)
+
+    return call, leaves, spec
+
+
+def assemble(columns: Any, out_spec: Any, in_spec: Any, several: bool) -> Any:
+    """Nest leaves ``columns[input][output]`` as outputs outside, inputs inside."""
+    nested = []
+    for per_output in zip(*columns, strict=True):
+        tree = pytree.unflatten(list(per_output), in_spec)
+        nested.append(tree if several else tree[0])
+    return pytree.unflatten(nested, out_spec)
+
+
+def check_chunk_size(where: str, chunk_size: int | None) -> None:
+    """Refuse a chunk size below one."""
+    if chunk_size is not None and not chunk_size > 0:
+        raise ArgumentError(
+            explain(
+                where,
+                f"chunk_size should be None or greater than 0, got {chunk_size}.",
+                "pass a positive int, or None for one chunk",
+            )
+        )
+
+
+def refuse_complex(where: str, leaves: Sequence[Any]) -> None:
+    """Refuse complex inputs and outputs, whose Jacobian would be ambiguous."""
+    for index, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor) and leaf.is_complex():
+            raise UsageError(
+                explain(
+                    where,
+                    "Expected all inputs and outputs to be real, but flattened tensor "
+                    f"{index} is complex.",
+                    "use torch.view_as_real, or vjp and jvp",
+                )
+            )
