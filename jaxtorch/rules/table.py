@@ -4,10 +4,64 @@ from collections.abc import Iterable
 
 from torch._ops import OpOverload
 
-from jaxtorch.rules import creation, pointwise
+from jaxtorch.rules import (
+    activation,
+    arithmetic,
+    attention,
+    casting,
+    comparison,
+    contraction,
+    convolution,
+    creation,
+    cumulative,
+    elementary,
+    embedding,
+    factorization,
+    indexing,
+    joining,
+    loss,
+    normalization,
+    padding,
+    pooling,
+    random,
+    reduction,
+    resampling,
+    softmax,
+    solving,
+    sorting,
+    spectral,
+    views,
+)
 from jaxtorch.rules.record import Record
 
-FAMILIES = (creation.RECORDS, pointwise.RECORDS)
+FAMILIES = (
+    activation.RECORDS,
+    arithmetic.RECORDS,
+    attention.RECORDS,
+    casting.RECORDS,
+    comparison.RECORDS,
+    contraction.RECORDS,
+    convolution.RECORDS,
+    creation.RECORDS,
+    cumulative.RECORDS,
+    elementary.RECORDS,
+    embedding.RECORDS,
+    factorization.RECORDS,
+    indexing.RECORDS,
+    joining.RECORDS,
+    loss.RECORDS,
+    normalization.RECORDS,
+    padding.RECORDS,
+    pooling.RECORDS,
+    random.RECORDS,
+    reduction.RECORDS,
+    resampling.RECORDS,
+    softmax.RECORDS,
+    solving.RECORDS,
+    sorting.RECORDS,
+    spectral.RECORDS,
+    views.RECORDS,
+)
 
 
 def build_table(families: Iterable[Iterable[Record]]) -> dict[OpOverload, Record]:

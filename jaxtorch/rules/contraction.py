@@ -1,0 +1,5 @@
+"""Products summed over an index: dot, mv, mm, bmm, addmm, linear."""
+
+from jaxtorch.rules.record import Record
+
+RECORDS: tuple[Record, ...] = ()

@@ -1,0 +1,5 @@
+"""Matrix factorizations: cholesky, qr, lu, svd, eigh, eig."""
+
+from jaxtorch.rules.record import Record
+
+RECORDS: tuple[Record, ...] = ()

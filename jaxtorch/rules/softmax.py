@@ -1,0 +1,5 @@
+"""Softmax and log-softmax, and their fused backward kernels."""
+
+from jaxtorch.rules.record import Record
+
+RECORDS: tuple[Record, ...] = ()

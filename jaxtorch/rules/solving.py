@@ -1,0 +1,5 @@
+"""Linear systems, inverses and determinants."""
+
+from jaxtorch.rules.record import Record
+
+RECORDS: tuple[Record, ...] = ()

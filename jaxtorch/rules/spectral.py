@@ -1,0 +1,5 @@
+"""Fourier transforms."""
+
+from jaxtorch.rules.record import Record
+
+RECORDS: tuple[Record, ...] = ()
