@@ -247,7 +247,8 @@ def dispatch_view(level: Level, primitive: Primitive, args: Any, kwargs: Any) ->
         func = primitive.overload
         rest = args[1:]
         if isinstance(out, Wrapper):
-            alias.link(out, parent, func, (rest, kwargs, None))
+            if out is not parent:
+                alias.link(out, parent, func, (rest, kwargs, None))
         elif isinstance(out, (list, tuple)):
             for index, view in enumerate(out):
                 alias.link(view, parent, func, (rest, kwargs, index))
