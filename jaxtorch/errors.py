@@ -45,7 +45,7 @@ class EscapedTensorError(JaxtorchError, RuntimeError):
     """A batched tensor was used after its ``vmap`` had returned."""
 
 
-def explain(where: str, what: str, fix: str, *details: str) -> str:
+def explain(where: object, what: str, fix: str, *details: str) -> str:
     """Word an error in its three parts: where and what, the details, the remedy."""
     lines = [f"{where}: {what}", *(f"  {detail}" for detail in details)]
     return "\n".join([*lines, f"  Fix: {fix}"])

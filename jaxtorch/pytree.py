@@ -24,6 +24,25 @@ def unflatten(leaves: list[Any], spec: TreeSpec) -> Any:
     return torch_pytree.tree_unflatten(leaves, spec)
 
 
+FLAT = torch_pytree.tree_structure(())
+"""Stands for the structure of a tuple whose entries are all leaves."""
+
+
+def flatten_args(args: tuple[Any, ...]) -> tuple[list[Any], TreeSpec]:
+    """As ``flatten``, quick for a tuple of tensors."""
+    for arg in args:
+        if not isinstance(arg, Tensor):
+            return torch_pytree.tree_flatten(args)
+    return list(args), FLAT
+
+
+def unflatten_args(leaves: list[Any], spec: TreeSpec) -> Any:
+    """Undo ``flatten_args``."""
+    if spec is FLAT:
+        return tuple(leaves)
+    return torch_pytree.tree_unflatten(leaves, spec)
+
+
 def tree_map(func: Callable[[Any], Any], tree: Any) -> Any:
     """Apply ``func`` to every leaf."""
     leaves, spec = flatten(tree)

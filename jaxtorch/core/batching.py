@@ -135,7 +135,7 @@ class BatchLevel(Level):
         rule = primitive.batch
         if rule is not None:
             return self.wrap_output(*rule(self.size, dims, *values, **kwargs))
-        out = fallback.decompose(primitive, args, kwargs)
+        out = fallback.decompose(self, primitive, args, kwargs)
         if out is not NotImplemented:
             return out
         return self.wrap_output(*fallback.loop(self, primitive, args, kwargs))

@@ -1,5 +1,6 @@
 """What stands in for a missing rule: a decomposition, or a loop over the examples."""
 
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,9 @@ from jaxtorch.errors import DataDependentError, MissingRuleError, explain
 _warned: set[Any] = set()
 
 
-def decompose(primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
+def decompose(
+    level: Any, primitive: Primitive, args: Sequence[Any], kwargs: Any
+) -> Any:
     """Run the call through a decomposition; NotImplemented where there is none."""
     record = primitive.record
     overload = primitive.overload
@@ -23,10 +26,27 @@ def decompose(primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
     out = overload.decompose(*args, **kwargs)
     if out is not NotImplemented:
         return out
-    table_entry = decomposition_table.get(overload)
-    if table_entry is not None and overload not in UNUSED_DECOMPOSITIONS:
-        return table_entry(*args, **kwargs)
-    return NotImplemented
+    entry = decomposition_table.get(overload) or getattr(overload, "impl_aten", None)
+    if entry is None or overload in UNUSED_DECOMPOSITIONS:
+        return NotImplemented
+    key = (overload, level)
+    if key in _open.entries:
+        return NotImplemented
+    _open.entries.add(key)
+    try:
+        return entry(*args, **kwargs)
+    finally:
+        _open.entries.discard(key)
+
+
+class Open(threading.local):
+    """The table entries that are running; one that meets itself at its level has none."""
+
+    def __init__(self) -> None:
+        self.entries: set[Any] = set()
+
+
+_open = Open()
 
 
 # Decompositions that branch on a value or need a storage.

@@ -69,7 +69,7 @@ class ForwardLevel(Level):
             out = run_primals(tracked, primitive.overload, values, kwargs)
             return self.wrap_output(out, None)
         if rule is None:
-            out = fallback.decompose(primitive, args, kwargs)
+            out = fallback.decompose(self, primitive, args, kwargs)
             if out is not NotImplemented:
                 return out
             out = run_primals(tracked, primitive.overload, values, kwargs)

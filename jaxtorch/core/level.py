@@ -115,11 +115,11 @@ class State(threading.local):
         """Turn the mode on before the first level."""
         self.include = torch._C._dispatch_tls_local_include_set()
         self.exclude = torch._C._dispatch_tls_local_exclude_set()
-        self.mode.__enter__()
+        torch._C._push_on_torch_dispatch_stack(self.mode)
 
     def close(self) -> None:
         """Turn the mode off after the last level."""
-        self.mode.__exit__(None, None, None)
+        torch._C._pop_torch_dispatch_stack(None)
 
 
 STATE = State()
@@ -135,11 +135,11 @@ class Below:
     def __enter__(self) -> None:
         STATE.levels = self.outer
         if self.outer:
-            STATE.mode.__enter__()
+            torch._C._push_on_torch_dispatch_stack(STATE.mode)
 
     def __exit__(self, *unused: Any) -> None:
         if self.outer:
-            STATE.mode.__exit__(None, None, None)
+            torch._C._pop_torch_dispatch_stack(None)
         STATE.levels = self.kept
 
 

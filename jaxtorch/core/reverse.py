@@ -150,7 +150,7 @@ class ReverseLevel(Level):
         kwargs: Any,
     ) -> Any:
         """Decompose; without a decomposition only what has no derivative may run."""
-        out = fallback.decompose(primitive, args, kwargs)
+        out = fallback.decompose(self, primitive, args, kwargs)
         if out is not NotImplemented:
             return out
         out = run_primals(tracked, primitive.overload, values, kwargs)

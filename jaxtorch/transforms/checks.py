@@ -10,7 +10,7 @@ from jaxtorch.errors import UsageError, explain
 Argnums = int | tuple[int, ...]
 
 
-def check_argnums(where: str, argnums: Any, count: int) -> tuple[int, ...]:
+def check_argnums(where: object, argnums: Any, count: int) -> tuple[int, ...]:
     """Return ``argnums`` as a tuple of positions counted from the front."""
     if not isinstance(argnums, (int, tuple)) or isinstance(argnums, bool):
         raise UsageError(
@@ -55,7 +55,7 @@ def check_argnums(where: str, argnums: Any, count: int) -> tuple[int, ...]:
     return positions
 
 
-def split_aux(where: str, out: Any) -> tuple[Any, Any]:
+def split_aux(where: object, out: Any) -> tuple[Any, Any]:
     """Split the ``(output, aux)`` pair that a function with has_aux=True returns."""
     if not (isinstance(out, tuple) and len(out) == 2):
         raise UsageError(
@@ -69,7 +69,7 @@ def split_aux(where: str, out: Any) -> tuple[Any, Any]:
     return out
 
 
-def check_differentiable_inputs(where: str, leaves: list[Any], tree: Any) -> None:
+def check_differentiable_inputs(where: object, leaves: list[Any], tree: Any) -> None:
     """Refuse inputs that have no derivative: not tensors, or integers."""
     for index, leaf in enumerate(leaves):
         if not isinstance(leaf, Tensor):

@@ -11,7 +11,7 @@ from jaxtorch.core import alias
 from jaxtorch.core.forward import DualTensor, ForwardLevel, wrap
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.checks import check_differentiable_inputs, split_aux
-from jaxtorch.transforms.naming import name_of
+from jaxtorch.transforms.naming import Where
 from jaxtorch.transforms.taping import Recording, check_outputs
 
 
@@ -47,7 +47,7 @@ def jvp(
 
     Source: the signature and behaviour of ``torch.func.jvp``.
     """
-    where = f"jvp({name_of(func)})"
+    where = Where("jvp", func)
     leaves, spec, flat_tangents = match_tangents(where, primals, tangents)
     level = ForwardLevel()
     aux = None
@@ -91,7 +91,7 @@ def dual_parts(level: ForwardLevel, leaf: Any) -> tuple[Any, Tensor | None]:
 
 
 def match_tangents(
-    where: str, primals: Any, tangents: Any
+    where: object, primals: Any, tangents: Any
 ) -> tuple[list[Tensor], Any, list[Tensor]]:
     """Flatten primals and tangents; refuse those that do not match."""
     if not isinstance(primals, tuple):
@@ -168,7 +168,7 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, Any]:
     Source: the signature of ``torch.func.linearize`` and the behaviour of
     ``jax.linearize``.
     """
-    where = f"linearize({name_of(func)})"
+    where = Where("linearize", func)
     leaves, spec = pytree.flatten(primals)
     check_differentiable_inputs(where, leaves, primals)
     tape = Recording(

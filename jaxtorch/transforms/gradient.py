@@ -14,7 +14,7 @@ from jaxtorch.transforms.checks import (
     check_argnums,
     check_differentiable_inputs,
 )
-from jaxtorch.transforms.naming import name_of
+from jaxtorch.transforms.naming import Where
 from jaxtorch.transforms.taping import Recording
 
 
@@ -108,32 +108,34 @@ def differentiate(
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, Tensor, Any]]:
     """Return ``(args, kwargs) -> (gradient, value, aux)``."""
 
+    where = Where(transform, func)
+    several = isinstance(argnums, tuple)
+
     def compute(
         args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, Tensor, Any]:
-        where = f"{transform}({name_of(func)})"
         positions = check_argnums(where, argnums, len(args))
-        wanted: Any = tuple(args[p] for p in positions)
-        leaves, spec = pytree.flatten(wanted)
+        wanted = tuple([args[p] for p in positions])
+        leaves, spec = pytree.flatten_args(wanted)
         check_differentiable_inputs(where, leaves, wanted)
 
         def call(wrapped: list[Any]) -> Any:
             full = list(args)
-            for position, arg in zip(
-                positions, pytree.unflatten(wrapped, spec), strict=True
-            ):
+            chosen = pytree.unflatten_args(wrapped, spec)
+            for position, arg in zip(positions, chosen, strict=True):
                 full[position] = arg
             return func(*full, **kwargs)
 
         tape = Recording(call, leaves, where, has_aux)
         value = scalar_output(where, tape)
-        grads = pytree.unflatten(tape.pull([torch.ones_like(value)], free=True), spec)
-        return (grads if isinstance(argnums, tuple) else grads[0]), value, tape.aux
+        pulled = tape.pull([torch.ones_like(value)], free=True)
+        grads = pytree.unflatten_args(pulled, spec)
+        return (grads if several else grads[0]), value, tape.aux
 
     return compute
 
 
-def scalar_output(where: str, tape: Recording) -> Tensor:
+def scalar_output(where: object, tape: Recording) -> Tensor:
     """Return the value of the taped function; refuse all but a real scalar."""
     value = tape.outs[0] if tape.spec is pytree.LEAF else None
     if not isinstance(value, Tensor):

@@ -16,7 +16,7 @@ from jaxtorch.transforms.checks import (
     check_differentiable_inputs,
 )
 from jaxtorch.transforms.forward import jvp
-from jaxtorch.transforms.naming import name_of
+from jaxtorch.transforms.naming import Where
 from jaxtorch.transforms.taping import Recording, check_outputs
 
 
@@ -60,7 +60,7 @@ def jacrev(
 
     Source: the signature and behaviour of ``torch.func.jacrev``.
     """
-    where = f"jacrev({name_of(func)})"
+    where = Where("jacrev", func)
     check_chunk_size(where, chunk_size)
 
     @functools.wraps(func)
@@ -109,7 +109,7 @@ def jacfwd(
 
     Source: the signature and behaviour of ``torch.func.jacfwd``; ``chunk_size`` is new.
     """
-    where = f"jacfwd({name_of(func)})"
+    where = Where("jacfwd", func)
     check_chunk_size(where, chunk_size)
 
     @functools.wraps(func)
@@ -182,7 +182,7 @@ def hessian(
 
 
 def select_inputs(
-    where: str,
+    where: object,
     func: Callable[..., Any],
     argnums: Argnums,
     args: tuple[Any, ...],
@@ -214,7 +214,7 @@ def assemble(columns: Any, out_spec: Any, in_spec: Any, several: bool) -> Any:
     return pytree.unflatten(nested, out_spec)
 
 
-def check_chunk_size(where: str, chunk_size: int | None) -> None:
+def check_chunk_size(where: object, chunk_size: int | None) -> None:
     """Refuse a chunk size below one."""
     if chunk_size is not None and not chunk_size > 0:
         raise ArgumentError(
@@ -226,7 +226,7 @@ def check_chunk_size(where: str, chunk_size: int | None) -> None:
         )
 
 
-def refuse_complex(where: str, leaves: Sequence[Any]) -> None:
+def refuse_complex(where: object, leaves: Sequence[Any]) -> None:
     """Refuse complex inputs and outputs, whose Jacobian would be ambiguous."""
     for index, leaf in enumerate(leaves):
         if isinstance(leaf, Tensor) and leaf.is_complex():

@@ -35,7 +35,7 @@ class Recording:
         self,
         func: Callable[[list[Any]], Any],
         inputs: list[Tensor],
-        where: str,
+        where: object,
         has_aux: bool,
     ) -> None:
         self.inputs = inputs
@@ -105,7 +105,7 @@ def root_of(level: ReverseLevel, leaf: Any) -> tuple[Node, int | None] | None:
     return None
 
 
-def check_outputs(where: str, outs: Sequence[Any], out: str) -> None:
+def check_outputs(where: object, outs: Sequence[Any], out: str) -> None:
     """Refuse outputs that are not tensors of floating point or complex dtype."""
     if not outs:
         raise UsageError(

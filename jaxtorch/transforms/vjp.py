@@ -9,7 +9,7 @@ from torch import Tensor
 from jaxtorch import pytree
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.checks import check_differentiable_inputs
-from jaxtorch.transforms.naming import name_of
+from jaxtorch.transforms.naming import Where
 from jaxtorch.transforms.taping import Recording, check_outputs
 
 
@@ -39,7 +39,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
 
     Source: the signature and behaviour of ``torch.func.vjp``.
     """
-    where = f"vjp({name_of(func)})"
+    where = Where("vjp", func)
     leaves, spec = pytree.flatten(primals)
     check_differentiable_inputs(where, leaves, primals)
     tape = Recording(
@@ -66,7 +66,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
 
 
 def match_cotangents(
-    where: str, cotangents: Any, outs: list[Tensor], spec: Any
+    where: object, cotangents: Any, outs: list[Tensor], spec: Any
 ) -> list[Tensor]:
     """Flatten cotangents; refuse those that do not match the output."""
     flat, own = pytree.flatten(cotangents)

@@ -17,7 +17,7 @@ from jaxtorch.errors import (
     explain,
 )
 from jaxtorch.transforms.chunking import map_chunks
-from jaxtorch.transforms.naming import name_of
+from jaxtorch.transforms.naming import Where
 
 RANDOMNESS = ("error", "different", "same")
 
@@ -71,7 +71,7 @@ def vmap(
     if randomness not in RANDOMNESS:
         raise RandomnessError(
             explain(
-                f"vmap({name_of(func)})",
+                Where("vmap", func),
                 f"randomness={randomness!r} is not known.",
                 "pass one of 'error', 'different', 'same'",
             )
@@ -79,43 +79,77 @@ def vmap(
     if chunk_size is not None and not chunk_size > 0:
         raise ArgumentError(
             explain(
-                f"vmap({name_of(func)})",
+                Where("vmap", func),
                 f"chunk_size should be None or greater than 0, got {chunk_size}.",
                 "pass a positive int, or None for one chunk",
             )
         )
 
+    where = Where("vmap", func, in_dims=in_dims)
+
     @functools.wraps(func)
     def batched(*args: Any, **kwargs: Any) -> Any:
-        where = f"vmap({name_of(func)}, in_dims={in_dims!r})"
         leaves, spec, dims = flatten_inputs(where, in_dims, args, axis_size)
         size = batch_size(where, leaves, dims, args, axis_size)
+        if chunk_size is None or chunk_size >= size:
+            level = BatchLevel(size, randomness, strict)
+            outs, out_spec, _ = call_batched(
+                func, level, (leaves, spec, dims), kwargs, out_dims, where
+            )
+            return pytree.unflatten(outs, out_spec)
 
         def run(leaves: list[Any], size: int) -> tuple[list[Any], Any, list[Any]]:
-            return call_batched(
-                func,
-                BatchLevel(size, randomness, strict),
-                (leaves, spec, dims),
-                kwargs,
-                out_dims,
-                where,
-            )
+            level = BatchLevel(size, randomness, strict)
+            inputs = (leaves, spec, dims)
+            return call_batched(func, level, inputs, kwargs, out_dims, where)
 
-        if chunk_size is None or chunk_size >= size:
-            outs, out_spec, _ = run(leaves, size)
-        else:
-            outs, out_spec = map_chunks(
-                run, leaves, dims, size, chunk_size, randomness == "same"
-            )
+        outs, out_spec = map_chunks(
+            run, leaves, dims, size, chunk_size, randomness == "same"
+        )
         return pytree.unflatten(outs, out_spec)
 
     return batched
 
 
 def flatten_inputs(
-    where: str, in_dims: Any, args: tuple[Any, ...], axis_size: int | None
+    where: object, in_dims: Any, args: tuple[Any, ...], axis_size: int | None
 ) -> tuple[list[Any], Any, list[Any]]:
     """Flatten the arguments and give every leaf its dim; check that they fit."""
+    leaves, spec = pytree.flatten_args(args)
+    if type(in_dims) is int and leaves:
+        dims: list[Any] | None = [in_dims] * len(leaves)
+    elif spec is pytree.FLAT and is_flat_prefix(in_dims, len(leaves)):
+        dims = list(in_dims)
+    else:
+        check_in_dims(where, in_dims, args, axis_size)
+        leaves, spec = pytree.flatten(args)
+        dims = pytree.broadcast_prefix(in_dims, spec)
+    if dims is None:
+        raise ArgumentError(
+            explain(
+                where,
+                "in_dims is not compatible with the structure of inputs: it has "
+                f"{pytree.flatten(in_dims)[1]}, the inputs have {spec}.",
+                "give one entry per positional argument (in_dims=(0, None) for two)",
+            )
+        )
+    for index, (leaf, dim) in enumerate(zip(leaves, dims, strict=True)):
+        if dim is not None:
+            dims[index] = check_dim(where, leaf, dim, args, index)
+    return leaves, spec, dims
+
+
+def is_flat_prefix(in_dims: Any, count: int) -> bool:
+    """Tell whether ``in_dims`` is a tuple of one int or None per argument."""
+    if type(in_dims) is not tuple or len(in_dims) != count:
+        return False
+    return all(dim is None or type(dim) is int for dim in in_dims)
+
+
+def check_in_dims(
+    where: object, in_dims: Any, args: tuple[Any, ...], axis_size: int | None
+) -> None:
+    """Refuse in_dims of a wrong type, and a call without inputs."""
     if not isinstance(in_dims, (int, tuple)) and not (
         in_dims is None and axis_size is not None
     ):
@@ -136,27 +170,9 @@ def flatten_inputs(
                 "axis_size=",
             )
         )
-    leaves, spec = pytree.flatten(args)
-    if type(in_dims) is int:
-        dims: list[Any] | None = [in_dims] * len(leaves)
-    else:
-        dims = pytree.broadcast_prefix(in_dims, spec)
-    if dims is None:
-        raise ArgumentError(
-            explain(
-                where,
-                "in_dims is not compatible with the structure of inputs: it has "
-                f"{pytree.flatten(in_dims)[1]}, the inputs have {spec}.",
-                "give one entry per positional argument (in_dims=(0, None) for two)",
-            )
-        )
-    for index, (leaf, dim) in enumerate(zip(leaves, dims, strict=True)):
-        if dim is not None:
-            dims[index] = check_dim(where, leaf, dim, args, index)
-    return leaves, spec, dims
 
 
-def check_dim(where: str, leaf: Any, dim: Any, args: Any, index: int) -> int:
+def check_dim(where: object, leaf: Any, dim: Any, args: Any, index: int) -> int:
     """Return the dim of one leaf counted from the front; refuse what can't be mapped."""
     if type(dim) is not int:
         raise ArgumentError(
@@ -195,7 +211,7 @@ def leaf_name(args: Any, index: int) -> str:
 
 
 def batch_size(
-    where: str,
+    where: object,
     leaves: Sequence[Any],
     dims: Sequence[Any],
     args: Any,
@@ -223,7 +239,7 @@ def batch_size(
 
 
 def different_sizes(
-    where: str, leaves: Any, dims: Any, args: Any, axis_size: int | None
+    where: object, leaves: Any, dims: Any, args: Any, axis_size: int | None
 ) -> str:
     """Word the error for mapped sizes that differ."""
     names = pytree.paths(args, "args")
@@ -249,7 +265,7 @@ def call_batched(
     inputs: tuple[list[Any], Any, list[Any]],
     kwargs: dict[str, Any],
     out_dims: Any,
-    where: str,
+    where: object,
 ) -> tuple[list[Any], Any, list[Any]]:
     """Open the level, call, and unwrap; returns leaves, structure and out dims."""
     leaves, spec, dims = inputs
@@ -258,7 +274,7 @@ def call_batched(
             leaf if dim is None else wrap(level, leaf, dim)
             for leaf, dim in zip(leaves, dims, strict=True)
         ]
-        out = func(*pytree.unflatten(wrapped, spec), **kwargs)
+        out = func(*pytree.unflatten_args(wrapped, spec), **kwargs)
         outs, out_spec = pytree.flatten(out)
         flat_dims = flatten_out_dims(where, out_dims, out_spec, len(outs))
         results = [
@@ -271,7 +287,7 @@ def call_batched(
     return results, out_spec, flat_dims
 
 
-def flatten_out_dims(where: str, out_dims: Any, spec: Any, count: int) -> list[Any]:
+def flatten_out_dims(where: object, out_dims: Any, spec: Any, count: int) -> list[Any]:
     """Give every output leaf its out_dim."""
     if type(out_dims) is int or out_dims is None:
         return [out_dims] * count
@@ -291,7 +307,7 @@ def flatten_out_dims(where: str, out_dims: Any, spec: Any, count: int) -> list[A
     return dims
 
 
-def unwrap_output(level: BatchLevel, where: str, leaf: Any, dim: Any) -> Any:
+def unwrap_output(level: BatchLevel, where: object, leaf: Any, dim: Any) -> Any:
     """Return one output with its batch dim at ``dim``."""
     if not isinstance(leaf, Tensor):
         return leaf
