@@ -1,5 +1,15 @@
 """jaxtorch: composable function transforms for PyTorch."""
 
+from jaxtorch.nn import (
+    FunctionalModule,
+    FunctionalModuleWithBuffers,
+    combine_state_for_ensemble,
+    functional_call,
+    make_functional,
+    make_functional_with_buffers,
+    replace_all_batch_norm_modules_,
+    stack_module_state,
+)
 from jaxtorch.transforms.forward import jvp, linearize
 from jaxtorch.transforms.gradient import grad, grad_and_value, value_and_grad
 from jaxtorch.transforms.hvp import hvp
@@ -8,6 +18,10 @@ from jaxtorch.transforms.vjp import vjp
 from jaxtorch.transforms.vmap import vmap
 
 __all__ = [
+    "FunctionalModule",
+    "FunctionalModuleWithBuffers",
+    "combine_state_for_ensemble",
+    "functional_call",
     "grad",
     "grad_and_value",
     "hessian",
@@ -16,6 +30,10 @@ __all__ = [
     "jacrev",
     "jvp",
     "linearize",
+    "make_functional",
+    "make_functional_with_buffers",
+    "replace_all_batch_norm_modules_",
+    "stack_module_state",
     "value_and_grad",
     "vjp",
     "vmap",
