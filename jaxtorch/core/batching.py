@@ -60,6 +60,11 @@ def wrap(level: "BatchLevel", value: Tensor, batch_dim: int | None) -> BatchTens
     return out
 
 
+def constant_rule(primitive: Primitive) -> Any:
+    """Return the rule for arguments of which none is batched: the overload itself."""
+    return lambda size, dims, *args, **kwargs: (primitive.overload(*args, **kwargs), None)
+
+
 class BatchLevel(Level):
     """One open ``vmap``: the batch size and how random numbers are drawn."""
 
@@ -109,39 +114,37 @@ class BatchLevel(Level):
             values.append(arg)
             dims.append(dim)
         if kwargs:
-            kwargs, any_batched = self.unwrap_kwargs(primitive, kwargs)
+            kwargs, any_batched = self.unwrap_kwargs(kwargs)
             if any_batched:
                 return self.wrap_output(*fallback.loop(self, primitive, args, kwargs))
+        if primitive.kind is Kind.RANDOM:
+            batched = self.check_randomness(primitive, batched)
+        if not batched:
+            rule = constant_rule(primitive)
+        elif primitive.batch is not None:
+            rule = primitive.batch
+        else:
+            return self.without_rule(primitive, args, kwargs)
         if tracked and torch.is_grad_enabled():
             with tracked_by_autograd():
-                return self.run(primitive, batched, dims, values, args, kwargs)
-        return self.run(primitive, batched, dims, values, args, kwargs)
+                out, out_dims = rule(self.size, dims, *values, **kwargs)
+        else:
+            out, out_dims = rule(self.size, dims, *values, **kwargs)
+        if isinstance(out, Tensor):
+            return wrap(self, out, out_dims)
+        return self.wrap_output(out, out_dims)
 
-    def run(
-        self,
-        primitive: Primitive,
-        batched: bool,
-        dims: list[Any],
-        values: list[Any],
-        args: Sequence[Any],
-        kwargs: Any,
+    def without_rule(
+        self, primitive: Primitive, args: Sequence[Any], kwargs: Any
     ) -> Any:
-        """Apply the rule, or what stands in for it, to unwrapped arguments."""
-        if primitive.kind is Kind.RANDOM:
-            self.check_randomness(primitive, batched)
-            batched = self.randomness == "different"
-        if not batched:
-            return self.wrap_output(primitive.overload(*values, **kwargs), None)
-        rule = primitive.batch
-        if rule is not None:
-            return self.wrap_output(*rule(self.size, dims, *values, **kwargs))
+        """Decompose, or run once per example."""
         out = fallback.decompose(self, primitive, args, kwargs)
         if out is not NotImplemented:
             return out
         return self.wrap_output(*fallback.loop(self, primitive, args, kwargs))
 
-    def check_randomness(self, primitive: Primitive, batched: bool) -> None:
-        """Refuse what the randomness argument of this vmap does not allow."""
+    def check_randomness(self, primitive: Primitive, batched: bool) -> bool:
+        """Tell whether to draw for each example; refuse what is not allowed."""
         if self.randomness == "error":
             what = (
                 f"vmap: called random operation {primitive.overload} while in "
@@ -153,7 +156,7 @@ class BatchLevel(Level):
                 "a batched tensor input."
             )
         else:
-            return
+            return self.randomness == "different"
         raise RandomnessError(
             explain(
                 "vmap",
@@ -178,7 +181,7 @@ class BatchLevel(Level):
             dims.append(dim)
         return values, dims, batched
 
-    def unwrap_kwargs(self, primitive: Primitive, kwargs: Any) -> tuple[Any, bool]:
+    def unwrap_kwargs(self, kwargs: Any) -> tuple[Any, bool]:
         """Unwrap keyword arguments where none of them is batched."""
         mine = [
             v for v in kwargs.values() if type(v) is BatchTensor and v.level is self

@@ -58,9 +58,12 @@ class Level:
         self.depth = 0
 
     def __enter__(self) -> Self:
-        levels = STATE.levels
+        state = STATE
+        levels = state.levels
         if not levels:
-            STATE.open()
+            state.include = torch._C._dispatch_tls_local_include_set()
+            state.exclude = torch._C._dispatch_tls_local_exclude_set()
+            torch._C._push_on_torch_dispatch_stack(state.mode)
         levels.append(self)
         self.depth = len(levels)
         return self
@@ -75,7 +78,7 @@ class Level:
         del levels[self.depth - 1 :]
         self.depth = DEAD
         if not levels:
-            STATE.close()
+            torch._C._pop_torch_dispatch_stack(None)
 
     def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
         """Run one primitive whose arguments may be wrappers of this level."""
@@ -110,16 +113,7 @@ class State(threading.local):
     def __init__(self) -> None:
         self.levels: list[Level] = []
         self.mode = TransformMode()
-
-    def open(self) -> None:
-        """Turn the mode on before the first level."""
-        self.include = torch._C._dispatch_tls_local_include_set()
-        self.exclude = torch._C._dispatch_tls_local_exclude_set()
-        torch._C._push_on_torch_dispatch_stack(self.mode)
-
-    def close(self) -> None:
-        """Turn the mode off after the last level."""
-        torch._C._pop_torch_dispatch_stack(None)
+        self.include = self.exclude = None
 
 
 STATE = State()
@@ -180,9 +174,9 @@ def dispatch(func: OpOverload, args: Any, kwargs: Any) -> Any:
     if level.depth >= DEAD:
         args = [unwrap_dead(a) for a in args]
         return func(*args, **{k: unwrap_dead(v) for k, v in kwargs.items()})
-    kind = primitive.kind
-    if kind is Kind.FUNCTIONAL:
+    if primitive.plain:
         return level.process(primitive, args, kwargs)
+    kind = primitive.kind
     if kind is Kind.VIEW:
         return dispatch_view(level, primitive, args, kwargs)
     if kind is Kind.RANDOM:

@@ -22,7 +22,15 @@ class Kind(enum.IntEnum):
 class Primitive:
     """An overload, its record, its kind, and the functional twin of an in-place op."""
 
-    __slots__ = ("overload", "record", "kind", "batch", "linearize", "functional")
+    __slots__ = (
+        "overload",
+        "record",
+        "kind",
+        "plain",
+        "batch",
+        "linearize",
+        "functional",
+    )
 
     def __init__(self, overload: OpOverload, record: Record | None) -> None:
         self.overload = overload
@@ -30,6 +38,7 @@ class Primitive:
         self.batch = record.batch if record else None
         self.linearize = record.linearize if record else None
         self.kind = kind_of(overload)
+        self.plain = self.kind is Kind.FUNCTIONAL
         self.functional = (
             functional_twin(overload) if self.kind is Kind.MUTATION else None
         )

@@ -96,7 +96,7 @@ def vmap(
             outs, out_spec, _ = call_batched(
                 func, level, (leaves, spec, dims), kwargs, out_dims, where
             )
-            return pytree.unflatten(outs, out_spec)
+            return outs[0] if out_spec is pytree.LEAF else pytree.unflatten(outs, out_spec)
 
         def run(leaves: list[Any], size: int) -> tuple[list[Any], Any, list[Any]]:
             level = BatchLevel(size, randomness, strict)
@@ -133,9 +133,11 @@ def flatten_inputs(
                 "give one entry per positional argument (in_dims=(0, None) for two)",
             )
         )
-    for index, (leaf, dim) in enumerate(zip(leaves, dims, strict=True)):
+    for index, dim in enumerate(dims):
         if dim is not None:
-            dims[index] = check_dim(where, leaf, dim, args, index)
+            leaf = leaves[index]
+            if not (isinstance(leaf, Tensor) and 0 == dim < leaf.dim()):
+                dims[index] = check_dim(where, leaf, dim, args, index)
     return leaves, spec, dims
 
 
@@ -275,14 +277,18 @@ def call_batched(
             for leaf, dim in zip(leaves, dims, strict=True)
         ]
         out = func(*pytree.unflatten_args(wrapped, spec), **kwargs)
-        outs, out_spec = pytree.flatten(out)
-        flat_dims = flatten_out_dims(where, out_dims, out_spec, len(outs))
-        results = [
-            unwrap_output(level, where, leaf, dim)
-            for leaf, dim in zip(outs, flat_dims, strict=True)
-        ]
+        if isinstance(out, Tensor) and type(out_dims) is int:
+            out_spec, flat_dims = pytree.LEAF, [out_dims]
+            results = [unwrap_output(level, where, out, out_dims)]
+        else:
+            outs, out_spec = pytree.flatten(out)
+            flat_dims = flatten_out_dims(where, out_dims, out_spec, len(outs))
+            results = [
+                unwrap_output(level, where, leaf, dim)
+                for leaf, dim in zip(outs, flat_dims, strict=True)
+            ]
     for leaf, own, dim in zip(leaves, wrapped, dims, strict=True):
-        if own is not leaf and own.alias is not None and own.alias.version:
+        if dim is not None and own.alias is not None and own.alias.version:
             leaf.copy_(own.value.movedim(own.batch_dim, dim))
     return results, out_spec, flat_dims
 
@@ -316,6 +322,8 @@ def unwrap_output(level: BatchLevel, where: object, leaf: Any, dim: Any) -> Any:
         if leaf.alias is not None:
             alias.refresh(leaf)
         value, batch_dim = leaf.value, leaf.batch_dim
+    if dim == batch_dim == 0:
+        return value
     if dim is None:
         if batch_dim is not None:
             raise ArgumentError(
