@@ -1,0 +1,1 @@
+"""Tests of jaxtorch. Oracles: loops, torch.autograd, torch.func, finite differences."""

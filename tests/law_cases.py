@@ -1,0 +1,213 @@
+"""The cases of the laws: functions of tensors with examples. No law is stated here."""
+
+import functools
+import itertools
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests import direct_cases
+
+EXAMPLES = 2
+CANDIDATES = 60
+MAX_NUMEL = 4000
+DTYPES = (
+    torch.float64,
+    torch.float32,
+    torch.int64,
+    torch.bool,
+    torch.complex128,
+    torch.uint8,
+)
+
+
+class NotApplicableError(Exception):
+    """A law says nothing about a case."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an operator, as a function of all the tensors that it takes.
+
+    Attributes:
+        name: the operator's name in the database and the number of the sample.
+        func: takes one tensor per entry of an example, returns a list of tensors.
+        examples: alike calls with other values; each a tuple of tensors.
+        rng: whether the operator draws random numbers; ``func`` then seeds first.
+    """
+
+    name: str
+    func: Callable[..., list[Tensor]]
+    examples: tuple[tuple[Tensor, ...], ...]
+    rng: bool
+
+    @property
+    def wanted(self) -> list[int]:
+        """The positions of the tensors that have derivatives."""
+        return [i for i, t in enumerate(self.examples[0]) if differentiable(t)]
+
+
+def differentiable(tensor: Tensor) -> bool:
+    """Tell whether a tensor's dtype has derivatives."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+OPS = {op.full_name: op for op in op_db}
+NAMES = tuple(OPS) + tuple(f"direct:{name}" for name in direct_cases.DIRECT)
+
+
+@functools.lru_cache(maxsize=4)
+def cases(
+    name: str, count: int, dtype: torch.dtype | None = None
+) -> tuple[Case, ...]:
+    """Return at most ``count`` cases of one operator, spread over its samples."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name.startswith("direct:"):
+            return (direct_case(name),)
+        return database_cases(name, count, dtype)
+
+
+def direct_case(name: str) -> Case:
+    """Return the case of an overload that the database does not reach."""
+    func, make = direct_cases.DIRECT[name.removeprefix("direct:")]
+    examples = []
+    for seed in range(EXAMPLES):
+        torch.manual_seed(seed)
+        examples.append(tuple(make()))
+    return Case(name, tensors_of(func), tuple(examples), False)
+
+
+def tensors_of(func: Callable[..., Any]) -> Callable[..., list[Tensor]]:
+    """Let ``func`` return the list of the tensors among its results."""
+
+    def call(*tensors: Tensor) -> list[Tensor]:
+        return [t for t in pytree.tree_leaves(func(*tensors)) if isinstance(t, Tensor)]
+
+    return call
+
+
+def database_cases(name: str, count: int, dtype: torch.dtype | None) -> tuple[Case, ...]:
+    """Build cases of an operator of PyTorch's database."""
+    op = OPS[name]
+    kinds = [dtype] if dtype else DTYPES
+    kind = next((d for d in kinds if op.supports_dtype(d, "cpu")), None)
+    if kind is None:
+        raise NotApplicableError("not on this dtype")
+    runs = [draw_samples(op, kind, seed) for seed in range(EXAMPLES)]
+    found = []
+    for index in spread([size_of(s) for s in runs[0]], count):
+        samples = [run[index] if index < len(run) else runs[0][index] for run in runs]
+        found.append(case_of(op, f"{name}[{index}]", samples))
+    return tuple(found)
+
+
+def draw_samples(op: Any, dtype: torch.dtype, seed: int) -> list[Any]:
+    """Draw the first samples of an operator; the same seed gives the same values."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    make = op.sample_inputs("cpu", dtype, requires_grad=False)
+    return list(itertools.islice(make, CANDIDATES))
+
+
+def size_of(sample: Any) -> int:
+    """Return the number of elements of a sample's tensors."""
+    leaves = pytree.tree_leaves((sample.input, sample.args, sample.kwargs))
+    return sum(t.numel() for t in leaves if isinstance(t, Tensor))
+
+
+def spread(sizes: Sequence[int], count: int) -> list[int]:
+    """Choose samples: one of some size, then others, few of them empty."""
+    some = [i for i, size in enumerate(sizes) if 0 < size <= MAX_NUMEL]
+    empty = [i for i, size in enumerate(sizes) if size == 0]
+    if not some:
+        smallest = sorted(range(len(sizes)), key=sizes.__getitem__)
+        return (empty or smallest)[:count]
+    first = next((i for i in some if sizes[i] > 2), some[0])
+    rest = [i for i in some if i != first]
+    wanted = count - 1 - (count > 2 and bool(empty))
+    step = max(1, len(rest) // max(1, wanted))
+    return [first, *rest[::step][:wanted], *empty[:1]][:count]
+
+
+def case_of(op: Any, name: str, samples: list[Any]) -> Case:
+    """Turn alike samples of an operator into one case."""
+    sample = samples[0]
+    spec: Any
+    leaves, spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    target = op.gradcheck_wrapper
+    finish = sample.output_process_fn_grad
+
+    def raw(*tensors: Tensor) -> list[Tensor]:
+        full = list(leaves)
+        for place, tensor in zip(places, tensors, strict=True):
+            full[place] = tensor
+        first, args, kwargs = pytree.tree_unflatten(full, spec)
+        out = finish(target(op.op, first, *args, **kwargs))
+        return [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
+
+    examples = tuple(e for s in samples if (e := example_like(s, leaves, spec)))
+    if len(examples) < EXAMPLES:
+        examples = (examples[0],) * EXAMPLES
+    rng = bool(examples[0]) and is_random(raw, examples[0])
+    return Case(name, seeded(raw) if rng else raw, examples, rng)
+
+
+def example_like(sample: Any, leaves: list[Any], spec: Any) -> tuple[Tensor, ...] | None:
+    """Return the tensors of a sample where the rest of it is as in the first sample."""
+    own, own_spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
+    if own_spec != spec:
+        return None
+    tensors = []
+    for mine, other in zip(own, leaves, strict=True):
+        if isinstance(mine, Tensor) and isinstance(other, Tensor):
+            if mine.shape != other.shape or mine.dtype != other.dtype:
+                return None
+            tensors.append(mine.detach())
+        elif isinstance(mine, Tensor) or isinstance(other, Tensor):
+            return None
+        elif isinstance(mine, (int, float, bool, str)) and mine != other:
+            return None
+    return tuple(tensors)
+
+
+class RandomWatch(TorchDispatchMode):
+    """Notes whether any random operator runs."""
+
+    seen = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.seen = True
+        return func(*args, **(kwargs or {}))
+
+
+def is_random(func: Callable[..., list[Tensor]], example: Sequence[Tensor]) -> bool:
+    """Tell whether a call draws random numbers."""
+    with RandomWatch() as watch:
+        try:
+            func(*example)
+        except Exception:
+            return False
+    return watch.seen
+
+
+def seeded(func: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+    """Seed the generator before each call."""
+
+    def call(*tensors: Tensor) -> list[Tensor]:
+        torch.manual_seed(7)
+        return func(*tensors)
+
+    return call
