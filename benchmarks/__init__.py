@@ -1,0 +1,1 @@
+"""Benchmarks: jaxtorch beside its peers, interleaved in one run."""
