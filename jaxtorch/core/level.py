@@ -137,6 +137,26 @@ class Below:
         STATE.levels = self.kept
 
 
+class Paused:
+    """Within it the mode is off; only wrappers dispatch, about 1 us faster per call.
+
+    For code that neither samples nor writes in place: reading a tape.
+    """
+
+    def __enter__(self) -> None:
+        top = torch._C._len_torch_dispatch_stack() - 1
+        self.mode = STATE.mode if STATE.levels and top >= 0 else None
+        if self.mode is not None:
+            if torch._C._get_dispatch_stack_at(top) is self.mode:
+                torch._C._pop_torch_dispatch_stack(None)
+            else:
+                self.mode = None
+
+    def __exit__(self, *unused: Any) -> None:
+        if self.mode is not None:
+            torch._C._push_on_torch_dispatch_stack(self.mode)
+
+
 def tracked_by_autograd() -> Any:
     """Let torch.autograd record the plain tensors, as outside of every level."""
     return torch._C._ForceDispatchKeyGuard(STATE.include, STATE.exclude)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from jaxtorch import pytree
 from jaxtorch.core import alias
+from jaxtorch.core.level import Paused
 from jaxtorch.core.reverse import (
     Node,
     ReverseLevel,
@@ -67,18 +68,20 @@ class Recording:
             for root, cotangent in zip(self.roots, cotangents, strict=True)
             if root is not None and cotangent is not None
         ]
-        pulled = pull_back(
-            [root for root, _ in pairs], [c for _, c in pairs], self.leaves, free
-        )
-        return [
-            torch.zeros_like(value) if c is None else c
-            for value, c in zip(self.inputs, pulled, strict=True)
-        ]
+        with Paused():
+            pulled = pull_back(
+                [root for root, _ in pairs], [c for _, c in pairs], self.leaves, free
+            )
+            return [
+                torch.zeros_like(value) if c is None else c
+                for value, c in zip(self.inputs, pulled, strict=True)
+            ]
 
     def push(self, tangents: Sequence[Tensor | None]) -> list[Tensor]:
         """Carry the inputs' tangents forward to the outputs."""
         present = [root for root in self.roots if root is not None]
-        pushed = iter(push_forward(self.leaves, tangents, present))
+        with Paused():
+            pushed = iter(push_forward(self.leaves, tangents, present))
         out = []
         for root, value in zip(self.roots, self.outs, strict=True):
             tangent = None if root is None else next(pushed)
