@@ -40,8 +40,8 @@ def stack_module_state(
     Source: the signature and behaviour of ``torch.func.stack_module_state``.
     """
     check_alike("stack_module_state", models)
-    params = [dict(model.named_parameters()) for model in models]
-    buffers = [dict(model.named_buffers()) for model in models]
+    params: list[dict[str, Tensor]] = [dict(m.named_parameters()) for m in models]
+    buffers = [dict(m.named_buffers()) for m in models]
     return stack_dicts(params), stack_dicts(buffers)
 
 
@@ -90,20 +90,21 @@ def stack_dicts(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def stack_leaf(name: str, tensors: list[Tensor]) -> Tensor:
     """Stack one parameter of all models; a new leaf where it requires grad."""
-    check_stackable("stack_module_state", name, tensors)
+    check_same("stack_module_state", "requires_grad", name, tensors)
+    check_same("stack_module_state", "shape", name, tensors)
     stacked = torch.stack(tensors)
     return stacked.detach().requires_grad_() if tensors[0].requires_grad else stacked
 
 
-def check_stackable(where: str, name: str, tensors: Sequence[Tensor]) -> None:
-    """Refuse tensors that differ in more than their values."""
-    first = tensors[0]
-    for what in ("requires_grad", "shape"):
-        if any(getattr(t, what) != getattr(first, what) for t in tensors):
-            raise UsageError(
-                explain(
-                    where,
-                    f"Expected {name} from each model to have the same .{what}.",
-                    f"make the models alike; got {[getattr(t, what) for t in tensors]}",
-                )
+def check_same(where: str, what: str, name: str, tensors: Sequence[Tensor]) -> None:
+    """Refuse tensors whose attribute ``what`` differs."""
+    found = [getattr(tensor, what) for tensor in tensors]
+    if any(own != found[0] for own in found):
+        raise UsageError(
+            explain(
+                where,
+                f"Expected {name} from each model to have the same .{what}.",
+                "make the models alike",
+                f"it is {', '.join(map(str, found))}",
             )
+        )

@@ -88,7 +88,7 @@ def functional_call(
 
 def separate_dicts(where: str, dicts: Any) -> Sequence[StateDict]:
     """Return the dicts as a sequence; refuse a name that is in two of them."""
-    several = [dicts] if isinstance(dicts, Mapping) else dicts
+    several: Any = [dicts] if isinstance(dicts, Mapping) else dicts
     if not isinstance(several, Sequence) or not all(
         isinstance(own, Mapping) for own in several
     ):
@@ -110,7 +110,7 @@ def separate_dicts(where: str, dicts: Any) -> Sequence[StateDict]:
                 "give each name in one dict only",
             )
         )
-    return several
+    return list(several)
 
 
 def assign(

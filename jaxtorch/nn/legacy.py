@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from jaxtorch.errors import UsageError, explain
-from jaxtorch.nn.ensemble import check_alike
+from jaxtorch.nn.ensemble import check_alike, check_same
 from jaxtorch.nn.slots import Layout, check_module, exchanged
 
 Tensors = tuple[Tensor, ...]
@@ -184,12 +184,16 @@ def combine_state_for_ensemble(
     check_alike("combine_state_for_ensemble", models)
     parts = [make_functional_with_buffers(model) for model in models]
     func = parts[0][0]
-    return func, stack([p[1] for p in parts]), stack([p[2] for p in parts])
+    params = stack(func.param_names, [own for _, own, _ in parts])
+    buffers = stack(func.buffer_names, [own for _, _, own in parts])
+    return func, params, buffers
 
 
-def stack(states: Sequence[Tensors]) -> Tensors:
-    """Stack the tensors of each position."""
-    columns = zip(*states, strict=True)
+def stack(names: Sequence[str], states: Sequence[Tensors]) -> Tensors:
+    """Stack the tensors of each position; ``names`` says what they are."""
+    columns = list(zip(*states, strict=True))
+    for name, column in zip(names, columns, strict=True):
+        check_same("combine_state_for_ensemble", "shape", name, column)
     return tuple(torch.stack(column).detach() for column in columns)
 
 
