@@ -8,6 +8,7 @@ here. While a level is open a dispatch mode is on, so that operations without a 
 handles that can be written. Nothing here knows an operator by name.
 """
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -138,23 +139,29 @@ class Below:
 
 
 class Paused:
-    """Within it the mode is off; only wrappers dispatch, about 1 us faster per call.
+    """Within it the mode is off."""
+
+    def __enter__(self) -> None:
+        torch._C._pop_torch_dispatch_stack(None)
+
+    def __exit__(self, *unused: Any) -> None:
+        torch._C._push_on_torch_dispatch_stack(STATE.mode)
+
+
+PAUSED = Paused()
+UNCHANGED = contextlib.nullcontext()
+
+
+def paused() -> Any:
+    """Turn the mode off where it is on; only wrappers dispatch, 1 us faster per call.
 
     For code that neither samples nor writes in place: reading a tape.
     """
-
-    def __enter__(self) -> None:
+    if STATE.levels:
         top = torch._C._len_torch_dispatch_stack() - 1
-        self.mode = STATE.mode if STATE.levels and top >= 0 else None
-        if self.mode is not None:
-            if torch._C._get_dispatch_stack_at(top) is self.mode:
-                torch._C._pop_torch_dispatch_stack(None)
-            else:
-                self.mode = None
-
-    def __exit__(self, *unused: Any) -> None:
-        if self.mode is not None:
-            torch._C._push_on_torch_dispatch_stack(self.mode)
+        if top >= 0 and torch._C._get_dispatch_stack_at(top) is STATE.mode:
+            return PAUSED
+    return UNCHANGED
 
 
 def tracked_by_autograd() -> Any:

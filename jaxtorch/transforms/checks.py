@@ -12,6 +12,8 @@ Argnums = int | tuple[int, ...]
 
 def check_argnums(where: object, argnums: Any, count: int) -> tuple[int, ...]:
     """Return ``argnums`` as a tuple of positions counted from the front."""
+    if type(argnums) is int and 0 <= argnums < count:
+        return (argnums,)
     if not isinstance(argnums, (int, tuple)) or isinstance(argnums, bool):
         raise UsageError(
             explain(

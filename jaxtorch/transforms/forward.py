@@ -56,7 +56,7 @@ def jvp(
             wrap(level, value, tangent)
             for value, tangent in zip(leaves, flat_tangents, strict=True)
         ]
-        out = func(*pytree.unflatten(wrapped, spec))
+        out = func(*pytree.unflatten_args(wrapped, spec))
         if has_aux:
             out, aux = split_aux(where, out)
             aux = pytree.tree_map(lambda leaf: dual_parts(level, leaf)[0], aux)
@@ -102,14 +102,14 @@ def match_tangents(
                 "pass (x,) for one argument",
             )
         )
-    leaves, spec = pytree.flatten(primals)
-    flat, own = pytree.flatten(tangents)
-    if own != spec:
+    leaves, spec = pytree.flatten_args(primals)
+    flat, own = pytree.flatten_args(tangents) if type(tangents) is tuple else ([], None)
+    if len(flat) != len(leaves) or own != spec:
         raise UsageError(
             explain(
                 where,
                 "expected primals and tangents to have the same python structure, got "
-                f"{spec} and {own}.",
+                f"{pytree.flatten(primals)[1]} and {pytree.flatten(tangents)[1]}.",
                 "pass one tangent per primal, in the same containers",
             )
         )
@@ -169,10 +169,10 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, Any]:
     ``jax.linearize``.
     """
     where = Where("linearize", func)
-    leaves, spec = pytree.flatten(primals)
+    leaves, spec = pytree.flatten_args(primals)
     check_differentiable_inputs(where, leaves, primals)
     tape = Recording(
-        lambda wrapped: func(*pytree.unflatten(wrapped, spec)), leaves, where, False
+        lambda wrapped: func(*pytree.unflatten_args(wrapped, spec)), leaves, where, False
     )
     check_outputs(where, tape.outs, "the output of the function")
 

@@ -191,13 +191,13 @@ def select_inputs(
     """Return ``func`` as a function of the leaves of the chosen arguments, and these."""
     positions = check_argnums(where, argnums, len(args))
     wanted: Any = tuple(args[p] for p in positions)
-    leaves, spec = pytree.flatten(wanted)
+    leaves, spec = pytree.flatten_args(wanted)
     check_differentiable_inputs(where, leaves, wanted)
 
     def call(inputs: list[Any]) -> Any:
         full = list(args)
         for position, arg in zip(
-            positions, pytree.unflatten(inputs, spec), strict=True
+            positions, pytree.unflatten_args(inputs, spec), strict=True
         ):
             full[position] = arg
         return func(*full, **kwargs)
@@ -209,7 +209,7 @@ def assemble(columns: Any, out_spec: Any, in_spec: Any, several: bool) -> Any:
     """Nest leaves ``columns[input][output]`` as outputs outside, inputs inside."""
     nested = []
     for per_output in zip(*columns, strict=True):
-        tree = pytree.unflatten(list(per_output), in_spec)
+        tree = pytree.unflatten_args(list(per_output), in_spec)
         nested.append(tree if several else tree[0])
     return pytree.unflatten(nested, out_spec)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from jaxtorch import pytree
 from jaxtorch.core import alias
-from jaxtorch.core.level import Paused
+from jaxtorch.core.level import paused
 from jaxtorch.core.reverse import (
     Node,
     ReverseLevel,
@@ -68,7 +68,7 @@ class Recording:
             for root, cotangent in zip(self.roots, cotangents, strict=True)
             if root is not None and cotangent is not None
         ]
-        with Paused():
+        with paused():
             pulled = pull_back(
                 [root for root, _ in pairs], [c for _, c in pairs], self.leaves, free
             )
@@ -80,7 +80,7 @@ class Recording:
     def push(self, tangents: Sequence[Tensor | None]) -> list[Tensor]:
         """Carry the inputs' tangents forward to the outputs."""
         present = [root for root in self.roots if root is not None]
-        with Paused():
+        with paused():
             pushed = iter(push_forward(self.leaves, tangents, present))
         out = []
         for root, value in zip(self.roots, self.outs, strict=True):

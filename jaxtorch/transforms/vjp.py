@@ -40,10 +40,10 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     Source: the signature and behaviour of ``torch.func.vjp``.
     """
     where = Where("vjp", func)
-    leaves, spec = pytree.flatten(primals)
+    leaves, spec = pytree.flatten_args(primals)
     check_differentiable_inputs(where, leaves, primals)
     tape = Recording(
-        lambda wrapped: func(*pytree.unflatten(wrapped, spec)), leaves, where, has_aux
+        lambda wrapped: func(*pytree.unflatten_args(wrapped, spec)), leaves, where, has_aux
     )
     check_outputs(where, tape.outs, "the output of the function")
     spec_of_out = tape.spec
@@ -59,7 +59,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
         else:
             with torch.set_grad_enabled(create_graph):
                 pulled = tape.pull(flat, free=not retain_graph)
-        return pytree.unflatten(pulled, spec)
+        return pytree.unflatten_args(pulled, spec)
 
     out = pytree.unflatten(tape.outs, tape.spec)
     return (out, vjp_fn, tape.aux) if has_aux else (out, vjp_fn)
