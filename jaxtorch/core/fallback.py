@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
 
+from jaxtorch.core.level import Below
 from jaxtorch.core.primitive import Primitive
 from jaxtorch.errors import DataDependentError, MissingRuleError, explain
 
@@ -22,8 +23,10 @@ def decompose(
     record = primitive.record
     overload = primitive.overload
     if record is not None and record.decompose is not None:
-        return record.decompose(*args, **kwargs)
-    out = overload.decompose(*args, **kwargs)
+        with Within(level):
+            return record.decompose(*args, **kwargs)
+    with Within(level):
+        out = overload.decompose(*args, **kwargs)
     if out is not NotImplemented:
         return out
     entry = decomposition_table.get(overload) or getattr(overload, "impl_aten", None)
@@ -34,9 +37,21 @@ def decompose(
         return NotImplemented
     _open.entries.add(key)
     try:
-        return entry(*args, **kwargs)
+        with Within(level):
+            return entry(*args, **kwargs)
     finally:
         _open.entries.discard(key)
+
+
+class Within(Below):
+    """Within it ``level`` is the innermost one and sees what a decomposition makes.
+
+    A decomposition may write into a tensor that it has just made.
+    """
+
+    def __init__(self, level: Any) -> None:
+        super().__init__(level)
+        self.outer = self.kept[: level.depth]
 
 
 class Open(threading.local):

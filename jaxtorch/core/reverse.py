@@ -18,8 +18,11 @@ from jaxtorch.core import fallback
 from jaxtorch.core.level import Level, Wrapper, make_wrapper
 from jaxtorch.core.primitive import Primitive
 from jaxtorch.core.tracking import add_tangents, has_derivative, run_primals, unwrap
+from jaxtorch.errors import UsageError, explain
 
 _counter = itertools.count()
+LEAF: tuple[Any, ...] = ()
+"""The edges of an input of the function; None stands for those of a released node."""
 
 
 class Node:
@@ -30,7 +33,7 @@ class Node:
 
     __slots__ = ("order", "edges", "arity")
 
-    def __init__(self, edges: list[Any], arity: int | None = None) -> None:
+    def __init__(self, edges: Any, arity: int | None = None) -> None:
         self.order = next(_counter)
         self.edges = edges
         self.arity = arity
@@ -206,36 +209,50 @@ def pull_back(
     """
     pending: dict[Node, Any] = {}
     queue: list[tuple[int, Node]] = []
-
-    def accumulate(node: Node, index: int | None, cotangent: Tensor) -> None:
-        own = pending.get(node)
-        if own is None:
-            heapq.heappush(queue, (-node.order, node))
-            if node.arity is not None:
-                own = pending[node] = [None] * node.arity
-        if index is None:
-            pending[node] = cotangent if own is None else own + cotangent
-        else:
-            old = own[index]
-            own[index] = cotangent if old is None else old + cotangent
-
     for (node, index), cotangent in zip(roots, cotangents, strict=True):
-        accumulate(node, index, cotangent)
-    results: dict[Node, Tensor] = {}
+        accumulate(pending, queue, node, index, cotangent)
     while queue:
-        _, node = heapq.heappop(queue)
+        node = heapq.heappop(queue)[1]
         cotangent = pending.pop(node)
         edges = node.edges
-        if not edges:
-            results[node] = cotangent
-            continue
+        if edges is None:
+            raise UsageError(
+                explain(
+                    "vjp_fn(retain_graph=False)",
+                    "the tape was released by an earlier call.",
+                    "call it with retain_graph=True as long as it is needed again",
+                )
+            )
         if free:
-            node.edges = []
+            node.edges = None
         for operator, parent, index in edges:
             pulled = operator.apply_transpose(cotangent)
             if pulled is not None:
-                accumulate(parent, index, pulled)
-    return [results.get(leaf) for leaf in leaves]
+                accumulate(pending, queue, parent, index, pulled)
+    return [pending.get(leaf) for leaf in leaves]
+
+
+def accumulate(
+    pending: dict[Node, Any],
+    queue: list[tuple[int, Node]],
+    node: Node,
+    index: int | None,
+    cotangent: Tensor,
+) -> None:
+    """Add a cotangent to what has arrived at ``node``; queue it at its first one."""
+    own = pending.get(node)
+    if own is None:
+        if node.edges is not LEAF:
+            heapq.heappush(queue, (-node.order, node))
+        if index is None:
+            pending[node] = cotangent
+            return
+        own = pending[node] = [None] * (node.arity or 0)
+    if index is None:
+        pending[node] = own + cotangent
+    else:
+        old = own[index]
+        own[index] = cotangent if old is None else old + cotangent
 
 
 def push_forward(

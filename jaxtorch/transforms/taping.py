@@ -10,6 +10,7 @@ from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.level import paused
 from jaxtorch.core.reverse import (
+    LEAF,
     Node,
     ReverseLevel,
     TapeTensor,
@@ -40,7 +41,7 @@ class Recording:
         has_aux: bool,
     ) -> None:
         self.inputs = inputs
-        self.leaves = [Node([]) for _ in inputs]
+        self.leaves = [Node(LEAF) for _ in inputs]
         self.aux = None
         level = ReverseLevel()
         with level:
@@ -53,8 +54,8 @@ class Recording:
                 out, aux = split_aux(where, out)
                 self.aux = pytree.tree_map(lambda leaf: primal_of(level, leaf), aux)
             outs, self.spec = pytree.flatten(out)
-            self.roots = [root_of(level, leaf) for leaf in outs]
             self.outs = [primal_of(level, leaf) for leaf in outs]
+            self.roots = [root_of(level, leaf) for leaf in outs]
         for value, own in zip(inputs, wrapped, strict=True):
             if own.alias is not None and own.alias.version:
                 value.copy_(own.value)
@@ -99,12 +100,9 @@ def primal_of(level: ReverseLevel, leaf: Any) -> Any:
 
 
 def root_of(level: ReverseLevel, leaf: Any) -> tuple[Node, int | None] | None:
-    """Return where a leaf stands on the tape; None where it is a constant."""
-    if type(leaf) is TapeTensor and leaf.level is level:
-        if leaf.alias is not None:
-            alias.refresh(leaf)
-        if leaf.node is not None:
-            return leaf.node, leaf.index
+    """Return where a refreshed leaf stands on the tape; None for a constant."""
+    if type(leaf) is TapeTensor and leaf.level is level and leaf.node is not None:
+        return leaf.node, leaf.index
     return None
 
 
