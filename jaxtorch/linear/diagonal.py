@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jaxtorch.linear.broadcast import expand_to, sum_to
+from jaxtorch.linear.cast import promoted
 from jaxtorch.linear.operator import LinearOperator
 
 
@@ -83,3 +84,15 @@ class BroadcastElementwise(LinearOperator):
         else:
             pulled = self.scale(cotangent, *self.residuals)
         return sum_to(pulled, self.in_shape)
+
+
+def elementwise(
+    scale: Callable[..., Tensor], operand: Tensor, out: Tensor, *residuals: Any
+) -> LinearOperator:
+    """Make the operator from ``operand`` to ``out``, with what broadcasting it needs."""
+    operator: LinearOperator
+    if operand.shape == out.shape:
+        operator = Elementwise(scale, *residuals)
+    else:
+        operator = BroadcastElementwise(scale, operand.shape, out.shape, *residuals)
+    return operator if operand.dtype is out.dtype else promoted(operator, operand, out)

@@ -61,6 +61,18 @@ class Identity(LinearOperator):
         return cotangent
 
 
+class Zero(LinearOperator):
+    """The output's tangent does not depend on the input's."""
+
+    __slots__ = ()
+
+    def apply(self, tangent: Tensor) -> None:
+        return None
+
+    def apply_transpose(self, cotangent: Any) -> None:
+        return None
+
+
 class General(LinearOperator):
     """An operator given by its two functions, for fused ATen backward kernels."""
 

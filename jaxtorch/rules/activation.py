@@ -1,5 +1,290 @@
-"""Activations of neural networks and their fused backward kernels."""
+"""Activations and their fused backward kernels, one ATen call per derivative."""
 
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jaxtorch.linear.diagonal import Elementwise
+from jaxtorch.linear.operator import General, Output
+from jaxtorch.rules.batching import align, batched_at_front, broadcasting_batch, physical, to_front
+from jaxtorch.rules.makers import binary, gradient_kernel, unary
 from jaxtorch.rules.record import Record
 
-RECORDS: tuple[Record, ...] = ()
+aten = torch.ops.aten
+threshold_backward = aten.threshold_backward.default
+
+
+def relu_scale(t: Tensor, y: Tensor) -> Tensor:
+    """Keep ``t`` where the output is positive."""
+    return threshold_backward(t, y, 0)
+
+
+def tanh_second(t: Tensor, g: Tensor, y: Tensor) -> Tensor:
+    """``d (g (1 - y^2)) = -2 g y dy``."""
+    return t * (g * y * -2)
+
+
+def sigmoid_second(t: Tensor, g: Tensor, y: Tensor) -> Tensor:
+    """``d (g y (1 - y)) = g (1 - 2 y) dy``."""
+    return t * (g * (1 - 2 * y))
+
+
+def silu_scale(t: Tensor, x: Tensor) -> Tensor:
+    """``d x sigmoid(x)``; the fused kernel is for real numbers."""
+    if t.is_complex():
+        s = torch.sigmoid(x)
+        return t * (s * (1 + x * (1 - s)))
+    return aten.silu_backward.default(t, x)
+
+
+def silu_second(t: Tensor, g: Tensor, x: Tensor) -> Tensor:
+    """``silu'' = s (1 - s) (2 + x (1 - 2 s))`` with ``s = sigmoid(x)``."""
+    s = torch.sigmoid(x)
+    return t * (g * s * (1 - s) * (2 + x * (1 - 2 * s)))
+
+
+def gelu_scale(t: Tensor, x: Tensor, *, approximate: str = "none") -> Tensor:
+    """``gelu'`` by the fused kernel."""
+    return aten.gelu_backward.default(t, x, approximate=approximate)
+
+
+def gelu_second(
+    t: Tensor, g: Tensor, x: Tensor, *, approximate: str = "none"
+) -> Tensor:
+    """``gelu'' = pdf(x) (2 - x^2)``; for tanh the derivative of that form."""
+    if approximate == "none":
+        density = torch.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+        return t * (g * density * (2 - x * x))
+    beta = math.sqrt(2 / math.pi)
+    square = x * x
+    u = torch.tanh(x * (beta + beta * 0.044715 * square))
+    slope = beta + (3 * beta * 0.044715) * square
+    curve = (3 * beta * 0.044715) * square
+    return t * (g * (1 - u * u) * (slope + curve - x * u * slope * slope))
+
+
+def mish_second(t: Tensor, g: Tensor, x: Tensor) -> Tensor:
+    """``(1 - w^2) s (2 + x (1 - s - 2 w s))``, ``w = tanh(softplus x)``."""
+    s = torch.sigmoid(x)
+    w = torch.tanh(torch.nn.functional.softplus(x))
+    return t * (g * (1 - w * w) * s * (2 + x * (1 - s - 2 * w * s)))
+
+
+def softplus_second(
+    t: Tensor, g: Tensor, x: Tensor, beta: float, threshold: float
+) -> Tensor:
+    """``beta s (1 - s)`` with ``s = sigmoid(beta x)``; zero beyond the threshold."""
+    z = x * beta
+    s = torch.sigmoid(z)
+    return torch.where(z > threshold, 0, t * (g * s * (1 - s) * beta))
+
+
+def softplus_scale(
+    t: Tensor, x: Tensor, beta: float = 1, threshold: float = 20
+) -> Tensor:
+    """``sigmoid(beta x)`` by the fused kernel."""
+    return aten.softplus_backward.default(t, x, beta, threshold)
+
+
+def leaky_relu_scale(t: Tensor, x: Tensor, slope: float = 0.01) -> Tensor:
+    """One or the slope."""
+    return aten.leaky_relu_backward.default(t, x, slope, False)
+
+
+def elu_scale(
+    t: Tensor, x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1
+) -> Tensor:
+    """``elu'`` by the fused kernel."""
+    return aten.elu_backward.default(t, alpha, scale, input_scale, False, x)
+
+
+def elu_second(
+    t: Tensor,
+    g: Tensor,
+    alpha: float,
+    scale: float,
+    input_scale: float,
+    is_result: bool,
+    x: Tensor,
+) -> Tensor:
+    """Below zero ``g k x' + ...`` of ``g k a exp(k x)``, or of ``g k (y + a)``."""
+    if is_result:
+        return torch.where(x <= 0, t * (g * input_scale), 0)
+    factor = alpha * scale * input_scale * input_scale
+    curved = g * torch.exp(torch.clamp_max(x, 0) * input_scale) * factor
+    return torch.where(x <= 0, t * curved, 0)
+
+
+def celu_scale(t: Tensor, x: Tensor, alpha: float = 1) -> Tensor:
+    """``celu`` is ``elu`` with the input scaled by ``1 / alpha``."""
+    return aten.elu_backward.default(t, alpha, 1, 1 / alpha, False, x)
+
+
+def hardtanh_scale(t: Tensor, x: Tensor, low: float = -1, high: float = 1) -> Tensor:
+    """One strictly inside the interval."""
+    return aten.hardtanh_backward.default(t, x, low, high)
+
+
+def hardswish_second(t: Tensor, g: Tensor, x: Tensor) -> Tensor:
+    """One third inside the curved piece."""
+    return torch.where((x > -3) & (x < 3), t * (g * (1 / 3)), 0)
+
+
+def softshrink_scale(t: Tensor, x: Tensor, lambd: float = 0.5) -> Tensor:
+    """One outside the interval."""
+    return aten.softshrink_backward.default(t, x, lambd)
+
+
+def hardshrink_scale(t: Tensor, x: Tensor, lambd: float = 0.5) -> Tensor:
+    """One outside the interval."""
+    return aten.hardshrink_backward.default(t, x, lambd)
+
+
+def logit_second(t: Tensor, g: Tensor, x: Tensor, eps: float | None = None) -> Tensor:
+    """``d 1 / (x (1 - x)) = (2 x - 1) / (x (1 - x))^2 dx``; zero where x was clamped."""
+    square = x * (1 - x)
+    curved = t * (g * (2 * x - 1) / (square * square))
+    if eps is None:
+        return curved
+    return torch.where((x >= eps) & (x <= 1 - eps), curved, 0)
+
+
+def log_sigmoid_linearize(wanted: Any, x: Tensor) -> Any:
+    """``d log sigmoid(x) = sigmoid(-x) dx``; the second output is a buffer."""
+    out, buffer = aten.log_sigmoid_forward.default(x)
+    scale = Elementwise(aten.log_sigmoid_backward.default, x, buffer)
+    return (out, buffer), (Output(scale, 0, 2),)
+
+
+def log_sigmoid_batch(size: int, dims: Any, x: Tensor) -> Any:
+    """The buffer is empty on CUDA and then not batched."""
+    out, buffer = aten.log_sigmoid_forward.default(x)
+    return (out, buffer), (dims[0], dims[0] if buffer.numel() == out.numel() else None)
+
+
+def log_sigmoid_second(t: Tensor, g: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
+    """``d sigmoid(-x) = -s (1 - s) dx``."""
+    s = torch.sigmoid(x)
+    return t * (g * s * (s - 1))
+
+
+def log_sigmoid_backward_batch(
+    size: int, dims: Any, g: Tensor, x: Tensor, buffer: Tensor
+) -> Any:
+    """The buffer, where it is used, has the shape of ``x``."""
+    call = aten.log_sigmoid_backward.default
+    if dims[2] is None and buffer.numel() == 0:
+        return call(*torch.broadcast_tensors(*align((g, x), dims[:2])), buffer), 0
+    return call(*torch.broadcast_tensors(*align((g, x, buffer), dims))), 0
+
+
+def prelu_left(t: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """One or the weight."""
+    return torch.where(x > 0, t, weight * t)
+
+
+def prelu_right(t: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``x`` where it is not positive."""
+    return torch.where(x > 0, 0, x * t)
+
+
+def prelu_backward_decompose(g: Tensor, x: Tensor, weight: Tensor) -> Any:
+    """Both gradients, of the shape of ``x``."""
+    return prelu_left(g, x, weight), prelu_right(g, x, weight)
+
+
+def glu_linearize(wanted: Any, x: Tensor, dim: int = -1) -> Any:
+    """``d (a s(b)) = s(b) da + a s(b) (1 - s(b)) db``; fused kernels for both ways."""
+    out = torch.nn.functional.glu(x, dim)
+    return out, (
+        General(
+            lambda t: aten.glu_jvp.default(out, x, t, dim),
+            lambda ct: aten.glu_backward.default(ct, x, dim),
+        ),
+    )
+
+
+def glu_batch(size: int, dims: Any, x: Tensor, dim: int = -1) -> Any:
+    """The dim moves with the batch dim."""
+    x = to_front(x, dims[0])
+    return torch.nn.functional.glu(x, physical(dim, x.dim() - 1)), 0
+
+
+def glu_backward_decompose(g: Tensor, x: Tensor, dim: int) -> Tensor:
+    """``g s`` and ``g a s (1 - s)`` side by side."""
+    a, b = x.chunk(2, dim)
+    s = torch.sigmoid(b)
+    scaled = g * s
+    return torch.cat((scaled, scaled * a * (1 - s)), dim)
+
+
+def glu_jvp_decompose(out: Tensor, x: Tensor, t: Tensor, dim: int) -> Tensor:
+    """``s(b) da + out (1 - s(b)) db``."""
+    b = x.chunk(2, dim)[1]
+    da, db = t.chunk(2, dim)
+    s = torch.sigmoid(b)
+    return da * s + db * (out - out * s)
+
+
+def glu_backward_batch(size: int, dims: Any, g: Tensor, x: Tensor, dim: int) -> Any:
+    """Both are batched at the front; the dim moves."""
+    g = batched_at_front(g, dims[0], size)
+    x = batched_at_front(x, dims[1], size)
+    return aten.glu_backward.default(g, x, physical(dim, x.dim() - 1)), 0
+
+
+RECORDS = (
+    unary(aten.relu.default, relu_scale, "output"),
+    gradient_kernel(aten.threshold_backward.default, None),
+    unary(aten.threshold.default, lambda t, x, bound, _: threshold_backward(t, x, bound)),
+    gradient_kernel(aten.tanh_backward.default, tanh_second),
+    gradient_kernel(aten.sigmoid_backward.default, sigmoid_second),
+    unary(aten.silu.default, silu_scale),
+    gradient_kernel(aten.silu_backward.default, silu_second),
+    unary(aten.gelu.default, gelu_scale),
+    gradient_kernel(aten.gelu_backward.default, gelu_second),
+    unary(aten.mish.default, lambda t, x: aten.mish_backward.default(t, x)),
+    gradient_kernel(aten.mish_backward.default, mish_second),
+    unary(aten.softplus.default, softplus_scale),
+    gradient_kernel(aten.softplus_backward.default, softplus_second),
+    unary(aten.leaky_relu.default, leaky_relu_scale),
+    gradient_kernel(aten.leaky_relu_backward.default, None),
+    unary(aten.elu.default, elu_scale),
+    gradient_kernel(
+        aten.elu_backward.default, None, None, None, None, elu_second
+    ),
+    unary(aten.celu.default, celu_scale),
+    unary(aten.hardtanh.default, hardtanh_scale),
+    gradient_kernel(aten.hardtanh_backward.default, None),
+    unary(aten.hardswish.default, lambda t, x: aten.hardswish_backward.default(t, x)),
+    gradient_kernel(aten.hardswish_backward.default, hardswish_second),
+    unary(
+        aten.hardsigmoid.default, lambda t, x: aten.hardsigmoid_backward.default(t, x)
+    ),
+    gradient_kernel(aten.hardsigmoid_backward.default, None),
+    unary(aten.softshrink.default, softshrink_scale),
+    gradient_kernel(aten.softshrink_backward.default, None),
+    unary(aten.hardshrink.default, hardshrink_scale),
+    gradient_kernel(aten.hardshrink_backward.default, None),
+    gradient_kernel(aten.logit_backward.default, logit_second),
+    Record(aten.log_sigmoid_forward.default, log_sigmoid_batch, log_sigmoid_linearize),
+    gradient_kernel(
+        aten.log_sigmoid_backward.default,
+        log_sigmoid_second,
+        None,
+        batch=log_sigmoid_backward_batch,
+    ),
+    binary(aten._prelu_kernel.default, prelu_left, prelu_right),
+    Record(
+        aten._prelu_kernel_backward.default,
+        broadcasting_batch(aten._prelu_kernel_backward.default),
+        decompose=prelu_backward_decompose,
+    ),
+    Record(aten.glu.default, glu_batch, glu_linearize),
+    Record(
+        aten.glu_backward.default, glu_backward_batch, decompose=glu_backward_decompose
+    ),
+    Record(aten.glu_jvp.default, decompose=glu_jvp_decompose),
+)

@@ -16,7 +16,10 @@ def entry_point(overload: OpOverload) -> Callable[..., Any]:
     ``torch.sin`` costs about 1.5 us less than ``torch.ops.aten.sin.default``.
     """
     name = overload._schema.name.partition("::")[2]
-    return getattr(torch, name, overload)
+    for home in (torch, torch._C._nn, torch._C._special):
+        if hasattr(home, name):
+            return getattr(home, name)  # type: ignore[no-any-return]
+    return overload
 
 
 def to_front(value: Tensor, dim: int) -> Tensor:
@@ -84,17 +87,23 @@ def promote(args: Sequence[Any], dims: Sequence[Any]) -> list[Any]:
     A 0-dim example does not take part in promotion as a tensor with dims does, but its
     batch has a dim. Only calls that mix dtypes come here.
     """
-    stand_ins = [
-        torch.empty(
-            (1,) if rank_of(a, d) else (), dtype=a.dtype, device="meta"
-        )
-        if isinstance(a, Tensor)
-        else a
-        for a, d in zip(args, dims, strict=True)
-    ]
-    if len(stand_ins) < 2:
+    shaped: torch.dtype | None = None
+    scalar: torch.dtype | None = None
+    for arg, dim in zip(args, dims, strict=True):
+        if isinstance(arg, Tensor):
+            own = arg.dtype
+            if arg.dim() - (dim is not None):
+                shaped = own if shaped is None else torch.promote_types(shaped, own)
+            else:
+                scalar = own if scalar is None else torch.promote_types(scalar, own)
+    if scalar is None:
         return list(args)
-    dtype = torch.result_type(stand_ins[0], stand_ins[1])
+    dtype = scalar
+    if shaped is not None:
+        dtype = torch.result_type(
+            torch.empty(1, dtype=shaped, device="meta"),
+            torch.empty((), dtype=scalar, device="meta"),
+        )
     return [
         a.to(dtype) if isinstance(a, Tensor) and a.dtype != dtype else a for a in args
     ]
@@ -109,13 +118,46 @@ def unary_batch(call: Callable[..., Any]) -> BatchRule:
     return batch
 
 
+def binary_batch(call: Callable[..., Any]) -> BatchRule:
+    """Batch an elementwise op of two operands that broadcast; one may be a number."""
+
+    def batch(size: int, dims: Any, x: Any, y: Any, **kwargs: Any) -> Any:
+        dx, dy = dims
+        if dy is None and not isinstance(y, Tensor):
+            return call(x, y, **kwargs), dx
+        if dx is None and not isinstance(x, Tensor):
+            return call(x, y, **kwargs), dy
+        if x.dtype is not y.dtype:
+            x, y = promote((x, y), dims)
+        missing = x.dim() - y.dim()
+        if dx == dy and not missing:
+            return call(x, y, **kwargs), dx
+        if (dx == 0 and dy is None and missing > 0) or (
+            dy == 0 and dx is None and missing < 0
+        ):
+            return call(x, y, **kwargs), 0
+        x, y = align((x, y), dims)
+        return call(x, y, **kwargs), 0
+
+    return batch
+
+
 def broadcasting_batch(call: Callable[..., Any]) -> BatchRule:
     """Batch an elementwise op of several tensors that broadcast."""
 
     def batch(size: int, dims: Any, *args: Any, **kwargs: Any) -> Any:
-        if len(args) > 1 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
-            if args[0].dtype != args[1].dtype:
-                args = (*promote(args[:2], dims[:2]), *args[2:])
-        return call(*align(args, dims), **kwargs), 0
+        return call(*align_promoted(args, dims), **kwargs), 0
 
     return batch
+
+
+def align_promoted(args: Sequence[Any], dims: Sequence[Any]) -> list[Any]:
+    """Align, and cast first where the tensors mix dtypes."""
+    dtype = None
+    for arg in args:
+        if isinstance(arg, Tensor):
+            if dtype is None:
+                dtype = arg.dtype
+            elif arg.dtype is not dtype:
+                return align(promote(args, dims), dims)
+    return align(args, dims)

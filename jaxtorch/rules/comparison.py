@@ -1,5 +1,264 @@
-"""Comparison, selection and rounding: eq, where, clamp, maximum, sign, floor."""
+"""Comparison, logic, selection by a condition, and rounding: piecewise linear ops."""
 
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jaxtorch.linear.diagonal import Elementwise, elementwise
+from jaxtorch.linear.operator import General
+from jaxtorch.rules.batching import (
+    align,
+    align_promoted,
+    binary_batch,
+    promote,
+    unary_batch,
+)
+from jaxtorch.rules.makers import binary, no_derivatives, unary
 from jaxtorch.rules.record import Record
 
-RECORDS: tuple[Record, ...] = ()
+aten = torch.ops.aten
+
+
+def where_batch(size: int, dims: Any, condition: Tensor, x: Tensor, y: Tensor) -> Any:
+    """Align the three; only ``x`` and ``y`` take part in type promotion."""
+    if x.dtype is not y.dtype:
+        x, y = promote((x, y), dims[1:])
+    return torch.where(*align((condition, x, y), dims)), 0
+
+
+def keep_if(t: Tensor, condition: Tensor) -> Tensor:
+    """Keep ``t`` where the condition holds, zero elsewhere."""
+    return torch.where(condition, t, 0)
+
+
+def drop_if(t: Tensor, condition: Tensor) -> Tensor:
+    """Keep ``t`` where the condition does not hold, zero elsewhere."""
+    return torch.where(condition, 0, t)
+
+
+def where_linearize(wanted: Any, condition: Tensor, x: Tensor, y: Tensor) -> Any:
+    """The tangent of the operand that was chosen."""
+    out = torch.where(condition, x, y)
+    return out, (
+        None,
+        wanted[1] and elementwise(keep_if, x, out, condition),
+        wanted[2] and elementwise(drop_if, y, out, condition),
+    )
+
+
+def larger(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Keep ``t`` where x > y, half of it at a tie (as torch.autograd does)."""
+    return torch.where(x < y, 0, torch.where(x == y, t * 0.5, t))
+
+
+def chosen_first(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Keep ``t`` where fmax takes x: also at a tie, and where y is NaN."""
+    return torch.where((x >= y) | torch.isnan(y), t, 0)
+
+
+def chosen_second(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Keep ``t`` where fmax takes y."""
+    return torch.where((x >= y) | torch.isnan(y), 0, t)
+
+
+def chosen_first_min(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Keep ``t`` where fmin takes x: also at a tie, and where y is NaN."""
+    return torch.where((x <= y) | torch.isnan(y), t, 0)
+
+
+def chosen_second_min(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Keep ``t`` where fmin takes y."""
+    return torch.where((x <= y) | torch.isnan(y), 0, t)
+
+
+def within(x: Any, low: Any, high: Any) -> Any:
+    """Tell where x lies in the closed interval; None is no bound."""
+    if low is None:
+        return x <= high
+    return x >= low if high is None else (x >= low) & (x <= high)
+
+
+def clamp_batch(
+    size: int, dims: Any, x: Tensor, low: Any = None, high: Any = None
+) -> Any:
+    """Numbers leave the batch dim in place; tensors broadcast."""
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return torch.clamp(*align_promoted((x, low, high)[: len(dims)], dims)), 0
+    return torch.clamp(x, low, high), dims[0]
+
+
+def clamp_linearize(
+    wanted: Any, x: Tensor, low: Any = None, high: Any = None
+) -> Any:
+    """The tangent passes inside the closed interval, a bound's where it is taken."""
+    out = torch.clamp(x, low, high)
+    operators: list[Any] = [None, None, None]
+    if wanted[0]:
+        operators[0] = elementwise(clamp_pass, x, out, x, low, high)
+    if len(wanted) > 1 and wanted[1]:
+        operators[1] = elementwise(clamp_low, low, out, x, low, high)
+    if len(wanted) > 2 and wanted[2]:
+        operators[2] = elementwise(clamp_high, high, out, x, low, high)
+    return out, operators
+
+
+def clamp_pass(t: Tensor, x: Tensor, low: Any, high: Any) -> Tensor:
+    """Keep ``t`` inside the interval, bounds included."""
+    return torch.where(within(x, low, high), t, 0)
+
+
+def clamp_low(t: Tensor, x: Tensor, low: Tensor, high: Any) -> Tensor:
+    """Keep ``t`` where the lower bound is the result."""
+    below = x < low
+    return torch.where(below if high is None else below & (low < high), t, 0)
+
+
+def clamp_high(t: Tensor, x: Tensor, low: Any, high: Tensor) -> Tensor:
+    """Keep ``t`` where the upper bound is the result, also where the bounds cross."""
+    above = x > high
+    return torch.where(above if low is None else above | (high < low), t, 0)
+
+
+def abs_linearize(wanted: Any, x: Tensor) -> Any:
+    """``d|x| = sgn(x) dx``; complex: ``Re(conj(sgn x) dx)``, adjoint ``sgn(x) ct``."""
+    out = torch.abs(x)
+    if not x.is_complex():
+        return out, (Elementwise(abs_scale, x),)
+    return out, (
+        General(
+            lambda t: torch.real(t * torch.conj(torch.sgn(x))),
+            lambda ct: ct * torch.sgn(x),
+        ),
+    )
+
+
+def abs_scale(t: Tensor, x: Tensor) -> Tensor:
+    """Multiply by the sign."""
+    return t * torch.sgn(x)
+
+
+def sgn_linearize(wanted: Any, x: Tensor) -> Any:
+    """Zero for real x; ``(dx - s Re(conj(s) dx)) / |x|`` for complex, self-adjoint."""
+    out = torch.sgn(x)
+    if not x.is_complex():
+        return out, ()
+
+    def project(t: Tensor) -> Tensor:
+        tangential = t - out * torch.real(torch.conj(out) * t)
+        size = torch.abs(x)
+        origin = size == 0
+        return torch.where(origin, 0, tangential / torch.where(origin, 1, size))
+
+    return out, (General(project, project),)
+
+
+def angle_linearize(wanted: Any, x: Tensor) -> Any:
+    """Zero for real x; ``Im(conj(x) dx) / |x|^2`` for complex, adjoint ``ct i x / |x|^2``.
+
+    Zero at the origin.
+    """
+    out = torch.angle(x)
+    if not x.is_complex():
+        return out, ()
+
+    def direction() -> Tensor:
+        square = torch.real(x) ** 2 + torch.imag(x) ** 2
+        return 1j * torch.where(x == 0, 0, x / torch.where(x == 0, 1, square))
+
+    return out, (
+        General(
+            lambda t: torch.real(torch.conj(direction()) * t),
+            lambda ct: ct * direction(),
+        ),
+    )
+
+
+def nan_to_num_scale(t: Tensor, x: Tensor, *unused: Any) -> Tensor:
+    """Zero where a number was put in the place of NaN or infinity."""
+    return torch.where(torch.isfinite(x), t, 0)
+
+
+def pass_through(t: Tensor, x: Tensor, *unused: Any) -> Tensor:
+    """The derivative is one."""
+    return t
+
+
+COMPARISONS = (aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge)
+LOGICAL = (aten.logical_and, aten.logical_or, aten.logical_xor)
+BITWISE = (aten.bitwise_and, aten.bitwise_or, aten.bitwise_xor)
+SHIFTS = (aten.bitwise_left_shift, aten.bitwise_right_shift)
+OPERATOR_FORMS = (
+    aten.__and__,
+    aten.__or__,
+    aten.__xor__,
+    aten.__lshift__,
+    aten.__rshift__,
+)
+TESTS = (
+    aten.logical_not,
+    aten.bitwise_not,
+    aten.isnan,
+    aten.isinf,
+    aten.isposinf,
+    aten.isneginf,
+    aten.signbit,
+    aten.sign,
+    aten.floor,
+    aten.ceil,
+    aten.trunc,
+)
+
+RECORDS = (
+    *(r for p in COMPARISONS for r in no_derivatives(p, "Tensor Scalar", binary_batch)),
+    *(r for p in LOGICAL for r in no_derivatives(p, "default", binary_batch)),
+    *(
+        r
+        for p in BITWISE
+        for r in no_derivatives(p, "Tensor Scalar Scalar_Tensor", binary_batch)
+    ),
+    *(
+        r
+        for p in SHIFTS
+        for r in no_derivatives(p, "Tensor Tensor_Scalar Scalar_Tensor", binary_batch)
+    ),
+    *(
+        r
+        for p in OPERATOR_FORMS
+        for r in no_derivatives(p, "Tensor Scalar", binary_batch)
+    ),
+    *(r for p in TESTS for r in no_derivatives(p, "default", unary_batch)),
+    *no_derivatives(aten.round, "default decimals", unary_batch),
+    unary(aten.frac.default, pass_through),
+    Record(aten.where.self, where_batch, where_linearize),
+    binary(aten.maximum.default, larger, lambda t, x, y: larger(t, y, x)),
+    binary(
+        aten.minimum.default,
+        lambda t, x, y: larger(t, y, x),
+        larger,
+    ),
+    binary(aten.fmax.default, chosen_first, chosen_second),
+    binary(aten.fmin.default, chosen_first_min, chosen_second_min),
+    Record(aten.clamp.default, clamp_batch, clamp_linearize),
+    Record(aten.clamp.Tensor, clamp_batch, clamp_linearize),
+    binary(
+        aten.clamp_min.default, lambda t, x, low: torch.where(x >= low, t, 0), None
+    ),
+    binary(
+        aten.clamp_max.default, lambda t, x, high: torch.where(x <= high, t, 0), None
+    ),
+    binary(
+        aten.clamp_min.Tensor,
+        lambda t, x, low: torch.where(x >= low, t, 0),
+        lambda t, x, low: torch.where(x < low, t, 0),
+    ),
+    binary(
+        aten.clamp_max.Tensor,
+        lambda t, x, high: torch.where(x <= high, t, 0),
+        lambda t, x, high: torch.where(x > high, t, 0),
+    ),
+    Record(aten.abs.default, unary_batch(torch.abs), abs_linearize),
+    Record(aten.sgn.default, unary_batch(torch.sgn), sgn_linearize),
+    Record(aten.angle.default, unary_batch(torch.angle), angle_linearize),
+    unary(aten.nan_to_num.default, nan_to_num_scale),
+)

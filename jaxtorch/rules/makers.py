@@ -4,72 +4,131 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 
-from jaxtorch.linear.cast import promoted
-from jaxtorch.linear.diagonal import BroadcastElementwise, Elementwise
-from jaxtorch.rules.batching import broadcasting_batch, entry_point, unary_batch
-from jaxtorch.rules.record import LinearizeRule, Record
+from jaxtorch.linear.diagonal import Elementwise, elementwise
+from jaxtorch.linear.operator import Zero
+from jaxtorch.rules.batching import (
+    binary_batch,
+    broadcasting_batch,
+    entry_point,
+    unary_batch,
+)
+from jaxtorch.rules.record import BatchRule, LinearizeRule, Record
+
+ScaleFunction = Callable[..., Tensor]
+ZERO = Zero()
 
 
-def unary(
-    overload: OpOverload, scale: Callable[..., Tensor], saves: str = "input"
-) -> Record:
+def unary(overload: OpOverload, scale: ScaleFunction, saves: str = "input") -> Record:
     """Make the record of an elementwise op of one tensor.
 
     ``scale(t, x, *args)`` multiplies ``t`` by the derivative at ``x``; with
     ``saves="output"`` it is given the output in the place of ``x``, with
-    ``saves="both"`` it is called as ``scale(t, x, out, *args)``.
+    ``saves="both"`` it is called as ``scale(t, x, out, *args)``. Keyword arguments of
+    the call are handed on to ``scale``.
     """
     call = entry_point(overload)
 
     def from_input(wanted: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        out = call(x, *args, **kwargs)
-        return out, (promoted(Elementwise(scale, x, *args), x, out),)
+        if kwargs:
+            own = _with_keywords(scale, kwargs)
+            return call(x, *args, **kwargs), (Elementwise(own, x, *args),)
+        return call(x, *args), (Elementwise(scale, x, *args),)
 
-    def from_output(wanted: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        out = call(x, *args, **kwargs)
-        return out, (promoted(Elementwise(scale, out, *args), x, out),)
+    def from_output(wanted: Any, x: Tensor, *args: Any) -> Any:
+        out = call(x, *args)
+        return out, (Elementwise(scale, out, *args),)
 
-    def from_both(wanted: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        out = call(x, *args, **kwargs)
-        return out, (promoted(Elementwise(scale, x, out, *args), x, out),)
+    def from_both(wanted: Any, x: Tensor, *args: Any) -> Any:
+        out = call(x, *args)
+        return out, (Elementwise(scale, x, out, *args),)
 
-    rules = {"input": from_input, "output": from_output, "both": from_both}
+    rules: dict[str, LinearizeRule] = {
+        "input": from_input,
+        "output": from_output,
+        "both": from_both,
+    }
     return Record(overload, unary_batch(call), rules[saves])
+
+
+def _with_keywords(scale: ScaleFunction, kwargs: dict[str, Any]) -> ScaleFunction:
+    return lambda *args: scale(*args, **kwargs)
 
 
 def binary(
     overload: OpOverload,
-    left: Callable[..., Tensor] | None,
-    right: Callable[..., Tensor] | None,
+    left: ScaleFunction | None,
+    right: ScaleFunction | None,
+    saves_output: bool = False,
 ) -> Record:
     """Make the record of an elementwise op of two operands that broadcast.
 
     ``left(t, x, y)`` and ``right(t, x, y)`` multiply ``t`` by the derivative with
-    respect to the operand; None where there is no derivative. The saved residuals are
-    both operands.
+    respect to the operand; None where it is zero. With ``saves_output`` they are
+    called as ``left(t, x, y, out)``. Either operand may be a number.
     """
     call = entry_point(overload)
 
-    def linearize(wanted: Any, x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
-        out = call(x, y, *args, **kwargs)
-        operators: list[Any] = [None, None]
-        for place, (operand, scale) in enumerate(((x, left), (y, right))):
-            if wanted[place] and scale is not None:
-                operator = BroadcastElementwise(
-                    scale, operand.shape, out.shape, x, y, *args
-                )
-                operators[place] = promoted(operator, operand, out)
+    def linearize(wanted: Any, x: Any, y: Any) -> Any:
+        out = call(x, y)
+        residuals = (x, y, out) if saves_output else (x, y)
+        first: Any = ZERO
+        second: Any = ZERO
+        if wanted[0] and left is not None:
+            first = elementwise(left, x, out, *residuals)
+        if wanted[1] and right is not None:
+            second = elementwise(right, y, out, *residuals)
+        return out, (first, second)
+
+    return Record(overload, binary_batch(call), linearize)
+
+
+def gradient_kernel(
+    overload: OpOverload,
+    *seconds: ScaleFunction | None,
+    batch: BatchRule | None = None,
+) -> Record:
+    """Make the record of a fused elementwise ``*_backward`` kernel.
+
+    The first argument is the cotangent, in which the kernel is linear and its own
+    transpose. ``seconds`` are, for the arguments after it, the functions
+    ``second(t, *args)`` that multiply ``t`` by the derivative with respect to that
+    argument; None where it is zero.
+    """
+
+    def linearize(wanted: Any, *args: Any, **kwargs: Any) -> Any:
+        out = overload(*args, **kwargs)
+        operators: list[Any] = [ZERO] * len(args)
+        if wanted[0]:
+            call = _with_keywords(overload, kwargs) if kwargs else overload
+            operators[0] = elementwise(call, args[0], out, *args[1:])
+        for place, second in enumerate(seconds, 1):
+            if wanted[place] and second is not None:
+                own = _with_keywords(second, kwargs) if kwargs else second
+                operators[place] = elementwise(own, args[place], out, *args)
         return out, operators
 
-    return Record(overload, broadcasting_batch(call), linearize)
+    return Record(overload, batch or broadcasting_batch(overload), linearize)
 
 
-def no_derivative(overload: OpOverload, batch: Any = None) -> Record:
+def no_derivative(overload: OpOverload, batch: BatchRule | None = None) -> Record:
     """Make the record of an op whose derivative is zero or not defined."""
     call = entry_point(overload)
     return Record(overload, batch or broadcasting_batch(call), zero_derivative(call))
+
+
+def no_derivatives(
+    packet: OpOverloadPacket,
+    names: str,
+    batch: Callable[[Callable[..., Any]], BatchRule] = broadcasting_batch,
+) -> list[Record]:
+    """Make the records of several overloads of an op whose derivative is zero.
+
+    ``names`` is separated by spaces; ``batch(call)`` makes their batching rule.
+    """
+    overloads = [getattr(packet, name) for name in names.split()]
+    return [no_derivative(o, batch(entry_point(o))) for o in overloads]
 
 
 def zero_derivative(call: Callable[..., Any]) -> LinearizeRule:
