@@ -61,18 +61,35 @@ def kind_of(overload: OpOverload) -> Kind:
 
 def functional_twin(overload: OpOverload) -> OpOverload | None:
     """Return the out-of-place overload of an in-place one: ``add_`` -> ``add``."""
+    twin = FUNCTIONAL_TWINS.get(overload)
+    if twin is not None:
+        return twin
     namespace, _, name = overload._schema.name.partition("::")
     own = overload._schema.overload_name or "default"
     ops = getattr(torch.ops, namespace)
-    special = FUNCTIONAL_TWINS.get(name)
-    for packet_name in (special, name.removesuffix("_"), f"{name}functional"):
-        packet = getattr(ops, packet_name, None) if packet_name else None
+    for packet_name in (name.removesuffix("_"), f"{name}functional"):
+        packet = getattr(ops, packet_name, None)
         if packet is not None and own in packet.overloads():
-            return getattr(packet, own)  # type: ignore[no-any-return]
+            twin = getattr(packet, own)
+            return None if kind_of(twin) is Kind.MUTATION else twin
     return None
 
 
-FUNCTIONAL_TWINS = {"normal_": "normal_functional"}
+aten = torch.ops.aten
+
+# In-place overloads whose out-of-place form has another name.
+FUNCTIONAL_TWINS: dict[OpOverload, OpOverload] = {
+    aten.__ilshift__.Scalar: aten.__lshift__.Scalar,
+    aten.__ilshift__.Tensor: aten.__lshift__.Tensor,
+    aten.__irshift__.Scalar: aten.__rshift__.Scalar,
+    aten.__irshift__.Tensor: aten.__rshift__.Tensor,
+    aten.bernoulli_.float: aten.bernoulli.p,
+    aten.floor_divide_.Tensor: aten.floor_divide.default,
+    aten.normal_.default: aten.normal_functional.default,
+    aten.pow_.Tensor: aten.pow.Tensor_Tensor,
+    aten.transpose_.default: aten.transpose.int,
+    torch.ops.prims.copy_to.default: aten.copy.default,
+}
 
 PRIMITIVES: dict[OpOverload, Primitive] = {}
 
