@@ -115,7 +115,15 @@ def draw_samples(op: Any, dtype: torch.dtype, seed: int) -> list[Any]:
     torch.manual_seed(seed)
     random.seed(seed)
     make = op.sample_inputs("cpu", dtype, requires_grad=False)
-    return list(itertools.islice(make, CANDIDATES))
+    return [s for s in itertools.islice(make, CANDIDATES) if is_strided(s)]
+
+
+def is_strided(sample: Any) -> bool:
+    """Tell whether a sample holds no sparse tensors."""
+    leaves = pytree.tree_leaves((sample.input, sample.args, sample.kwargs))
+    return all(
+        t.layout is torch.strided for t in leaves if isinstance(t, Tensor)
+    )
 
 
 def size_of(sample: Any) -> int:
@@ -151,14 +159,14 @@ def case_of(op: Any, name: str, samples: list[Any]) -> Case:
         full = list(leaves)
         for place, tensor in zip(places, tensors, strict=True):
             full[place] = tensor
-        first, args, kwargs = pytree.tree_unflatten(full, spec)
-        out = finish(target(op.op, first, *args, **kwargs))
+        own, args, kwargs = pytree.tree_unflatten(full, spec)
+        out = finish(target(op.op, own, *args, **kwargs))
         return [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
 
-    examples = tuple(e for s in samples if (e := example_like(s, leaves, spec)))
-    if len(examples) < EXAMPLES:
-        examples = (examples[0],) * EXAMPLES
-    rng = bool(examples[0]) and is_random(raw, examples[0])
+    found = [example_like(s, leaves, spec) for s in samples]
+    first = tuple(leaves[i].detach() for i in places)
+    examples = tuple(first if e is None else e for e in found)
+    rng = is_random(raw, first)
     return Case(name, seeded(raw) if rng else raw, examples, rng)
 
 
