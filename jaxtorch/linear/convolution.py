@@ -18,7 +18,7 @@ weight_kernel = torch.ops.aten.convolution_backward.default
 
 
 class Part(enum.IntEnum):
-    """The parts of the form: ``small`` is the convolution of ``big`` with ``weight``."""
+    """The parts: ``small`` is the convolution of ``big`` with ``weight``."""
 
     BIG = 0
     WEIGHT = 1
@@ -151,8 +151,10 @@ class ConvolutionForm:
         )[1]
         return out
 
-    def evaluate(self, target: Part, source: Part, value: Tensor, fixed: Tensor) -> Tensor:
-        """Map onto ``target`` from ``source`` and the third part, which is ``fixed``."""
+    def evaluate(
+        self, target: Part, source: Part, value: Tensor, fixed: Tensor
+    ) -> Tensor:
+        """Map onto ``target`` from ``source`` and the third part, ``fixed``."""
         if target is Part.SMALL:
             if source is Part.BIG:
                 return self.to_small(value, fixed)

@@ -45,7 +45,7 @@ def fold_examples(value: Tensor, dim: int, channel: int, groups: int = 1) -> Ten
         return value.movedim(dim, channel).flatten(channel, channel + 1)
     value = value.movedim(dim, 0)
     per_group = value.shape[channel + 1] // groups
-    value = value.unflatten(channel + 1, (groups, per_group))
+    value = torch.unflatten(value, channel + 1, (groups, per_group))
     return value.movedim(0, channel + 1).flatten(channel, channel + 2)
 
 
@@ -55,8 +55,8 @@ def unfold_examples(
     """Undo ``fold_examples``; returns the value and its batch dim."""
     per_group = value.shape[channel] // (groups * size)
     if groups == 1:
-        return value.unflatten(channel, (size, per_group)), channel
-    value = value.unflatten(channel, (groups, size, per_group))
+        return torch.unflatten(value, channel, (size, per_group)), channel
+    value = torch.unflatten(value, channel, (groups, size, per_group))
     return value.movedim(channel + 1, 0).flatten(channel + 1, channel + 2), 0
 
 
@@ -81,20 +81,20 @@ def unfolds(form: ConvolutionForm) -> bool:
 
 def columns_of(form: ConvolutionForm, big: Tensor) -> Tensor:
     """Unfold [B, N, C, *] to columns [B, N, C * kernel, positions]."""
-    columns = aten.im2col.default(
+    columns: Tensor = aten.im2col.default(
         big.flatten(0, 1),
         form.weight_like.shape[2:],
         form.dilation,
         form.padding,
         form.stride,
     )
-    return columns.unflatten(0, big.shape[:2])
+    return torch.unflatten(columns, 0, big.shape[:2])
 
 
 def columns_to_small(form: ConvolutionForm, big: Tensor, weight: Tensor) -> Tensor:
     """``small[b, n] = weight[b] @ columns[b, n]``."""
     out = torch.matmul(weight.flatten(2).unsqueeze(1), columns_of(form, big))
-    return out.unflatten(3, form.small_size)
+    return torch.unflatten(out, 3, form.small_size)
 
 
 def columns_to_big(form: ConvolutionForm, small: Tensor, weight: Tensor) -> Tensor:
@@ -108,14 +108,14 @@ def columns_to_big(form: ConvolutionForm, small: Tensor, weight: Tensor) -> Tens
         form.padding,
         form.stride,
     )
-    return out.unflatten(0, small.shape[:2])
+    return torch.unflatten(out, 0, small.shape[:2])
 
 
 def columns_to_weight(form: ConvolutionForm, big: Tensor, small: Tensor) -> Tensor:
     """``weight[b] = sum over n of small[b, n] @ columns[b, n].T``."""
     out = torch.matmul(small.flatten(3), columns_of(form, big).mT)
     out = out.squeeze(1) if out.shape[1] == 1 else out.sum(1)
-    return out.unflatten(2, form.weight_like.shape[1:])
+    return torch.unflatten(out, 2, form.weight_like.shape[1:])
 
 
 def form_of(
@@ -194,7 +194,7 @@ def convolution_batch(
     else:
         x = x if x_dim == 0 else x.movedim(x_dim, 0)
         out = torch.convolution(x.flatten(0, 1), weight, shared, *settings)
-        out, out_dim = out.unflatten(0, x.shape[:2]), 0
+        out, out_dim = torch.unflatten(out, 0, x.shape[:2]), 0
     if bias is not None and bias_dim is not None:
         bias = bias.movedim(bias_dim, 0).unsqueeze(1)
         return out + bias.reshape(*bias.shape, *[1] * (weight.dim() - 2)), 0
@@ -220,24 +220,23 @@ def fold_both(
     size: int, x: Tensor, x_dim: int, weight: Tensor, bias: Any, settings: Any
 ) -> tuple[Tensor, int]:
     """Convolve each example with its own weight and bias."""
-    *head, transposed, output_padding, groups = settings
+    stride, padding, dilation, transposed, output_padding, groups = settings
     shape = example_shape(x, x_dim)
     out_shape = (0, 0, *output_size(shape[2:], weight.shape[3:], settings))
     form = form_of(shape, out_shape, weight.select(0, 0), settings)
-    if transposed:
-        columns = columns_to_big if prefers_columns(form, shape[0]) else None
-    else:
-        # A group with one channel is a depthwise convolution, 4 times slower.
-        one = form.weight_like.shape[1] == 1 and unfolds(form)
-        columns = columns_to_small if one or prefers_columns(form, shape[0]) else None
-    if columns is not None:
+    # A group with one channel is a depthwise convolution, 4 times slower.
+    one = not transposed and form.weight_like.shape[1] == 1 and unfolds(form)
+    if one or prefers_columns(form, shape[0]):
+        columns = columns_to_big if transposed else columns_to_small
         out = columns(form, x.movedim(x_dim, 0), weight)
         return (out if bias is None else out + bias[:, None, :, None, None]), 0
     out = torch.convolution(
         fold_examples(x, x_dim, 1),
         weight.flatten(0, 1),
         bias if bias is None else bias.flatten(),
-        *head,
+        stride,
+        padding,
+        dilation,
         transposed,
         output_padding,
         groups * size,
@@ -351,9 +350,7 @@ def weight_batch(
     return unfold_examples(out, size, 0)
 
 
-def conv_tbc_decompose(
-    x: Tensor, weight: Tensor, bias: Tensor, pad: int = 0
-) -> Tensor:
+def conv_tbc_decompose(x: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
     """Convolve [T, B, C] in time as a convolution of [B, C, T]."""
     out = torch.convolution(
         x.permute(1, 2, 0),
