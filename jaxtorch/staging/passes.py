@@ -1,0 +1,66 @@
+"""Graph-to-graph passes that are always right: dead code and common subexpressions."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from jaxtorch.core.primitive import Kind, primitive_of
+from jaxtorch.staging.tracer import take
+
+
+def is_pure(node: fx.Node) -> bool:
+    """Tell whether a node may be dropped, merged or moved."""
+    if node.op != "call_function":
+        return False
+    if node.target is take:
+        return True
+    kind = primitive_of(node.target).kind
+    return kind is Kind.FUNCTIONAL or kind is Kind.VIEW
+
+
+def drop_dead_code(graph: fx.Graph) -> int:
+    """Remove nodes whose result is not used; returns how many."""
+    dropped = 0
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and not node.users and is_pure(node):
+            graph.erase_node(node)
+            dropped += 1
+    return dropped
+
+
+def merge_common_subexpressions(graph: fx.Graph) -> int:
+    """Compute equal calls once; returns how many nodes were merged."""
+    seen: dict[Any, fx.Node] = {}
+    merged = 0
+    for node in list(graph.nodes):
+        if not is_pure(node):
+            continue
+        key = (node.target, freeze(node.args), freeze(node.kwargs))
+        first = seen.setdefault(key, node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            graph.erase_node(node)
+            merged += 1
+    return merged
+
+
+def freeze(value: Any) -> Any:
+    """Make call arguments hashable, telling 1 from 1.0 and True."""
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze(v) for v in value)
+    if isinstance(value, dict):
+        return tuple(sorted((k, freeze(v)) for k, v in value.items()))
+    if isinstance(value, float):
+        return float, repr(value)
+    if isinstance(value, fx.Node):
+        return value
+    return type(value), value
+
+
+def optimize_graph(graph: fx.Graph) -> dict[str, int]:
+    """Run all passes; returns how many nodes each of them removed."""
+    dead = drop_dead_code(graph)
+    merged = merge_common_subexpressions(graph)
+    dead += drop_dead_code(graph)
+    return {"dead code": dead, "common subexpressions": merged}

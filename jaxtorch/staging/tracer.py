@@ -1,0 +1,247 @@
+"""Tracing: records a function, through all transforms inside it, as one flat graph.
+
+The tracer is the outermost level. Its wrappers hold meta tensors, so nothing is
+computed; every call that reaches it becomes a node. A second dispatch mode, below the
+one of the transforms, hands it the calls that rules make on plain tensors. Optimizing
+and running the graph is not done here.
+"""
+
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import Self
+
+from jaxtorch.core.level import Level, Wrapper, dispatch, innermost, make_wrapper
+from jaxtorch.core.primitive import Kind, Primitive, primitive_of
+from jaxtorch.errors import DataDependentError, explain
+
+aten = torch.ops.aten
+
+
+class TraceTensor(Wrapper):
+    """A value of the graph: a meta tensor for its shape, and the node that makes it."""
+
+    __slots__ = ("node",)
+
+    node: fx.Node
+
+    def rebind(self, other: Self) -> None:
+        self.value = other.value
+        self.node = other.node
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"TraceTensor({list(self.shape)}, {self.dtype}, {self.node})"
+
+
+class TraceMode(TorchDispatchMode):
+    """Sees the calls of rules that have no wrapper among their arguments."""
+
+    def __init__(self, level: "TraceLevel") -> None:
+        super().__init__()
+        self.level = level
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        with self:
+            if innermost(args) is None and innermost(tuple(kwargs.values())) is None:
+                return self.level.trace_plain(primitive_of(func), args, kwargs)
+            return dispatch(func, args, kwargs)
+
+
+class TraceLevel(Level):
+    """One trace: the graph, and the tensors that it captures by reference."""
+
+    transform = "jit"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.captured: dict[int, tuple[Tensor, TraceTensor]] = {}
+        self.inputs: list[TraceTensor] = []
+        self.mode = TraceMode(self)
+
+    def __enter__(self) -> Self:
+        self.mode.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self.mode.__exit__(kind, error, trace)
+
+    def add_input(self, tensor: Tensor) -> TraceTensor:
+        """Add an argument of the function to the graph."""
+        node = self.graph.placeholder(f"x{len(self.inputs)}")
+        handle = self.wrap(to_meta(tensor), node, tensor.device)
+        self.inputs.append(handle)
+        return handle
+
+    def capture(self, tensor: Tensor) -> TraceTensor:
+        """Return the handle of a tensor from outside, which the graph reads anew."""
+        found = self.captured.get(id(tensor))
+        if found is None:
+            with self.graph.inserting_before(self.first_call()):
+                node = self.graph.placeholder(f"c{len(self.captured)}")
+            found = tensor, self.wrap(to_meta(tensor), node, tensor.device)
+            self.captured[id(tensor)] = found
+        return found[1]
+
+    def first_call(self) -> fx.Node:
+        """Return the first node that is not a placeholder, or the end of the graph."""
+        for node in self.graph.nodes:
+            if node.op != "placeholder":
+                return node
+        return self.graph._root
+
+    def wrap(self, value: Tensor, node: fx.Node, device: torch.device) -> TraceTensor:
+        """Make the handle of a node."""
+        node.meta["val"] = value
+        node.meta["device"] = device
+        out: TraceTensor = make_wrapper(
+            TraceTensor,
+            value.shape,
+            value.stride(),
+            0,
+            None,
+            value.dtype,
+            torch.strided,
+            device,
+        )
+        out.level = self
+        out.value = value
+        out.node = node
+        out.alias = None
+        return out
+
+    def lift(self, out: Any) -> Any:
+        return out
+
+    def trace_plain(self, primitive: Primitive, args: Any, kwargs: Any) -> Any:
+        """Record a call that has no wrapper among its arguments."""
+        ties = primitive.kind is Kind.MUTATION or primitive.kind is Kind.VIEW
+        if ties and isinstance(args[0], Tensor):
+            args = (self.capture(args[0]), *args[1:])
+            return dispatch(primitive.overload, args, kwargs)
+        return self.process(primitive, args, kwargs)
+
+    def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
+        overload = primitive.overload
+        self.refuse_data_dependence(overload)
+        if primitive.record is not None and primitive.record.decompose is not None:
+            return primitive.record.decompose(*args, **kwargs)
+        out = overload.decompose(*args, **kwargs)
+        if out is not NotImplemented:
+            return out
+        devices: list[torch.device] = []
+        values, nodes = self.unwrap(args, devices)
+        named: dict[str, Any] = {}
+        named_nodes: dict[str, Any] = {}
+        for key, arg in kwargs.items():
+            (named[key],), (named_nodes[key],) = self.unwrap([arg], devices)
+        device = kwargs.get("device") or (devices[0] if devices else None)
+        if device is None:
+            device = torch.get_default_device()
+        if "device" in named or not devices:
+            named["device"] = torch.device("meta")
+        torch._C._pop_torch_dispatch_stack(None)
+        try:
+            out = overload(*values, **named)
+        finally:
+            torch._C._push_on_torch_dispatch_stack(self.mode)
+        node = self.graph.call_function(overload, tuple(nodes), named_nodes)
+        return self.wrap_output(out, node, torch.device(device))
+
+    def unwrap(
+        self, args: Sequence[Any], devices: list[torch.device]
+    ) -> tuple[list[Any], list[Any]]:
+        """Split arguments into meta values and graph nodes; note the devices met."""
+        values = []
+        nodes = []
+        for arg in args:
+            if isinstance(arg, Tensor):
+                handle = arg if type(arg) is TraceTensor else self.capture(arg)
+                devices.append(handle.device)
+                values.append(handle.value)
+                nodes.append(handle.node)
+            elif type(arg) is list or type(arg) is tuple:
+                inner, inner_nodes = self.unwrap(arg, devices)
+                values.append(inner)
+                nodes.append(inner_nodes)
+            else:
+                values.append(arg)
+                nodes.append(arg)
+        return values, nodes
+
+    def wrap_output(self, out: Any, node: fx.Node, device: torch.device) -> Any:
+        """Wrap the tensors of an output; several are taken out of the node's tuple."""
+        if isinstance(out, Tensor):
+            return self.wrap(out, node, device)
+        if isinstance(out, (list, tuple)):
+            node.meta["val"] = tuple(out)
+            node.meta["device"] = device
+            wrapped = [
+                self.wrap_output(o, self.graph.call_function(take, (node, i)), device)
+                if isinstance(o, Tensor)
+                else o
+                for i, o in enumerate(out)
+            ]
+            return wrapped if isinstance(out, list) else tuple(wrapped)
+        return out
+
+    def refuse_data_dependence(self, overload: OpOverload) -> None:
+        """Raise for an operation whose result can't be known before the values are."""
+        tags = overload.tags
+        if not tags:
+            return
+        if (
+            torch.Tag.data_dependent_output in tags
+            or torch.Tag.dynamic_output_shape in tags
+        ):
+            raise DataDependentError(
+                explain(
+                    "jit",
+                    f"{overload} depends on the values of a tensor, which are not known "
+                    "while a function is staged.",
+                    "use torch.where, or jaxtorch.cond and while_loop, or compute the "
+                    "value outside and pass it as a static argument",
+                    f"at {user_line()}",
+                )
+            )
+
+
+def take(outputs: Sequence[Any], index: int) -> Any:
+    """Return one output of a node that has several."""
+    return outputs[index]
+
+
+def to_meta(tensor: Tensor) -> Tensor:
+    """Return a meta tensor of the same shape, strides and dtype."""
+    return torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
+    )
+
+
+def user_line() -> str:
+    """Return the innermost line of the stack that is neither ours nor torch's."""
+    for frame in reversed(traceback.extract_stack()):
+        name = frame.filename
+        if "/jaxtorch/" not in name and "/torch/" not in name:
+            return f"{name}:{frame.lineno}: {frame.line}"
+    return "an unknown line"
