@@ -74,7 +74,7 @@ class BatchLevel(Level):
         self.size = size
         self.randomness = randomness
         self.strict = strict
-        self.lifts_random = randomness == "error"
+        self.lifts_random = randomness != "same"
 
     def lift(self, out: Any) -> Any:
         return self.wrap_output(out, None)
@@ -118,12 +118,10 @@ class BatchLevel(Level):
             if any_batched:
                 return self.wrap_output(*fallback.loop(self, primitive, args, kwargs))
         if primitive.kind is Kind.RANDOM:
-            batched = self.check_randomness(primitive, batched)
-        if not batched:
-            rule = constant_rule(primitive)
-        elif primitive.batch is not None:
-            rule = primitive.batch
+            rule = self.random_rule(primitive, batched)
         else:
+            rule = primitive.batch if batched else constant_rule(primitive)
+        if rule is None:
             return self.without_rule(primitive, args, kwargs)
         if tracked and torch.is_grad_enabled():
             with tracked_by_autograd():
@@ -143,20 +141,24 @@ class BatchLevel(Level):
             return out
         return self.wrap_output(*fallback.loop(self, primitive, args, kwargs))
 
-    def check_randomness(self, primitive: Primitive, batched: bool) -> bool:
-        """Tell whether to draw for each example; refuse what is not allowed."""
+    def random_rule(self, primitive: Primitive, batched: bool) -> Any:
+        """Return the rule that draws as randomness= asks; refuse what it forbids."""
+        if self.randomness == "different":
+            return primitive.batch
         if self.randomness == "error":
             what = (
                 f"vmap: called random operation {primitive.overload} while in "
                 "randomness error mode."
             )
-        elif self.randomness == "same" and batched:
+        elif not batched:
+            return constant_rule(primitive)
+        elif primitive.record is not None and primitive.record.share is not None:
+            return primitive.record.share
+        else:
             what = (
                 f"{primitive.overload} does not currently support same randomness with "
                 "a batched tensor input."
             )
-        else:
-            return self.randomness == "different"
         raise RandomnessError(
             explain(
                 "vmap",

@@ -307,6 +307,8 @@ def dispatch_mutation(
     level: Level, primitive: Primitive, args: Any, kwargs: Any
 ) -> Any:
     """Compute an in-place operation out of place and rebind its target."""
+    if primitive.record is not None and primitive.record.decompose is not None:
+        return primitive.record.decompose(*args, **kwargs)
     target = args[0]
     func = primitive.overload
     if not isinstance(target, Wrapper) or level.depth > target.level.depth:
@@ -327,6 +329,8 @@ def dispatch_mutation(
                 "use an operation that returns a new tensor",
             )
         )
+    if primitive.defaults is not None:
+        args = (*args, *primitive.defaults[len(args) :])
     out = dispatch(primitive.functional, args, kwargs)
     if out.shape != target.shape:
         if torch.Tag.inplace_view not in func.tags:

@@ -1,6 +1,7 @@
 """What the core must know of an overload besides its record: read off its schema."""
 
 import enum
+from typing import Any
 
 import torch
 from torch._ops import OpOverload
@@ -30,6 +31,7 @@ class Primitive:
         "batch",
         "linearize",
         "functional",
+        "defaults",
     )
 
     def __init__(self, overload: OpOverload, record: Record | None) -> None:
@@ -42,6 +44,7 @@ class Primitive:
         self.functional = (
             functional_twin(overload) if self.kind is Kind.MUTATION else None
         )
+        self.defaults = missing_defaults(overload, self.functional)
 
 
 def kind_of(overload: OpOverload) -> Kind:
@@ -73,6 +76,22 @@ def functional_twin(overload: OpOverload) -> OpOverload | None:
             twin = getattr(packet, own)
             return None if kind_of(twin) is Kind.MUTATION else twin
     return None
+
+
+def missing_defaults(
+    overload: OpOverload, twin: OpOverload | None
+) -> tuple[Any, ...] | None:
+    """Return the defaults of ``overload`` where its twin lacks one, else None."""
+    if twin is None:
+        return None
+    own = [a for a in overload._schema.arguments if not a.kwarg_only]
+    other = [a for a in twin._schema.arguments if not a.kwarg_only]
+    if len(own) != len(other) or all(
+        a.has_default_value() == b.has_default_value()
+        for a, b in zip(own, other, strict=True)
+    ):
+        return None
+    return tuple(a.default_value if a.has_default_value() else None for a in own)
 
 
 aten = torch.ops.aten

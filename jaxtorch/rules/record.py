@@ -27,10 +27,14 @@ class Record:
             ``LinearOperator`` from that argument's tangent to the output's (a list for
             a list; a tuple of tangents where ``out`` is a tuple). Places that are not
             wanted may hold anything; ``()`` says that the derivative is zero.
-        decompose: the same call written with other torch operators.
+        decompose: the same call written with other torch operators; of an op that
+            writes into its arguments, with other in-place operators.
+        share: of a random op, ``batch`` for one draw that all examples share; without
+            it ``vmap(randomness="same")`` refuses batched arguments.
     """
 
     overload: OpOverload
     batch: BatchRule | None = None
     linearize: LinearizeRule | None = None
     decompose: Callable[..., Any] | None = None
+    share: BatchRule | None = None

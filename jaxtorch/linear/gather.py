@@ -1,0 +1,213 @@
+"""Gathers by index tensors and their transposes, the scatters that add."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jaxtorch.linear.broadcast import expand_to, sum_to
+from jaxtorch.linear.operator import LinearOperator
+
+
+class Gather(LinearOperator):
+    """``tangent.gather(dim, index)``; the transpose adds where it was read.
+
+    ``shape`` is that of the tensor that is gathered from. ``Gather(...).transpose()``
+    is the linear part of ``scatter_add``.
+    """
+
+    __slots__ = ("dim", "index", "shape")
+
+    def __init__(self, dim: int, index: Tensor, shape: torch.Size) -> None:
+        self.dim = dim
+        self.index = index
+        self.shape = shape
+
+    def apply(self, tangent: Tensor) -> Tensor:
+        return torch.gather(tangent, self.dim, self.index)
+
+    def apply_transpose(self, cotangent: Tensor) -> Tensor:
+        zeros = cotangent.new_zeros(self.shape)
+        return torch.scatter_add(zeros, self.dim, self.index, cotangent)
+
+
+class SelectRows(LinearOperator):
+    """``tangent.index_select(dim, index)``; the transpose is ``index_add``."""
+
+    __slots__ = ("dim", "index", "shape")
+
+    def __init__(self, dim: int, index: Tensor, shape: torch.Size) -> None:
+        self.dim = dim
+        self.index = index
+        self.shape = shape
+
+    def apply(self, tangent: Tensor) -> Tensor:
+        return torch.index_select(tangent, self.dim, self.index)
+
+    def apply_transpose(self, cotangent: Tensor) -> Tensor:
+        zeros = cotangent.new_zeros(self.shape)
+        return torch.index_add(zeros, self.dim, self.index, cotangent)
+
+
+class TakeAt(LinearOperator):
+    """``tangent[indices]``; the transpose is ``index_put`` that accumulates."""
+
+    __slots__ = ("indices", "shape")
+
+    def __init__(self, indices: Sequence[Any], shape: torch.Size) -> None:
+        self.indices = indices
+        self.shape = shape
+
+    def apply(self, tangent: Tensor) -> Tensor:
+        return torch.ops.aten.index.Tensor(tangent, self.indices)
+
+    def apply_transpose(self, cotangent: Tensor) -> Tensor:
+        zeros = cotangent.new_zeros(self.shape)
+        return torch.ops.aten.index_put.default(zeros, self.indices, cotangent, True)
+
+
+class Overwrite(LinearOperator):
+    """Zeros with ``tangent`` written where ``index`` says: the last writer wins.
+
+    The transpose reads the cotangent back, for the entries that were not overwritten.
+    """
+
+    __slots__ = ("dim", "index", "shape")
+
+    def __init__(self, dim: int, index: Tensor, shape: torch.Size) -> None:
+        self.dim = dim
+        self.index = index
+        self.shape = shape
+
+    def apply(self, tangent: Tensor) -> Tensor:
+        zeros = tangent.new_zeros(self.shape)
+        return torch.scatter(zeros, self.dim, self.index, tangent)
+
+    def apply_transpose(self, cotangent: Tensor) -> Tensor:
+        index, dim = self.index, self.dim
+        pulled = torch.gather(cotangent, dim, index)
+        if index.dim() == 0 or index.shape[dim] <= 1:
+            return pulled
+        order = torch.arange(index.numel(), device=index.device).reshape(index.shape)
+        writer = torch.scatter(index.new_zeros(self.shape), dim, index, order)
+        lost = torch.gather(writer, dim, index) != order
+        return torch.masked_fill(pulled, lost, 0)
+
+
+class CopyRows(LinearOperator):
+    """Zeros with the slices of ``tangent`` written where ``index`` says.
+
+    The transpose reads the slices back that were not overwritten.
+    """
+
+    __slots__ = ("dim", "index", "shape")
+
+    def __init__(self, dim: int, index: Tensor, shape: torch.Size) -> None:
+        self.dim = dim
+        self.index = index
+        self.shape = shape
+
+    def apply(self, tangent: Tensor) -> Tensor:
+        zeros = tangent.new_zeros(self.shape)
+        return torch.index_copy(zeros, self.dim, self.index, tangent)
+
+    def apply_transpose(self, cotangent: Tensor) -> Tensor:
+        index, dim = self.index, self.dim
+        pulled = torch.index_select(cotangent, dim, index)
+        count = index.numel()
+        if count <= 1 or cotangent.dim() == 0:
+            return pulled
+        order = torch.arange(count, device=index.device)
+        writer = order.new_zeros(cotangent.shape[dim])
+        writer = torch.index_copy(writer, 0, index, order)
+        lost = torch.index_select(writer, 0, index) != order
+        after = cotangent.dim() - 1 - dim % cotangent.dim()
+        return torch.masked_fill(pulled, lost.reshape(count, *[1] * after), 0)
+
+
+class PutAt(LinearOperator):
+    """Zeros with ``tangent`` written, or added, at ``indices``, as ``index_put`` does.
+
+    The transpose reads the cotangent back, for the entries that were not overwritten.
+    """
+
+    __slots__ = ("indices", "in_shape", "shape", "accumulate")
+
+    def __init__(
+        self,
+        indices: Sequence[Any],
+        in_shape: torch.Size,
+        shape: torch.Size,
+        accumulate: bool,
+    ) -> None:
+        self.indices = indices
+        self.in_shape = in_shape
+        self.shape = shape
+        self.accumulate = accumulate
+
+    def apply(self, tangent: Tensor) -> Tensor:
+        zeros = tangent.new_zeros(self.shape)
+        return torch.ops.aten.index_put.default(zeros, self.indices, tangent, self.accumulate)
+
+    def apply_transpose(self, cotangent: Tensor) -> Tensor:
+        indices = self.indices
+        read = torch.ops.aten.index.Tensor
+        pulled = read(cotangent, indices)
+        if not self.accumulate and may_repeat(indices):
+            order = torch.arange(pulled.numel(), device=pulled.device)
+            order = order.reshape(pulled.shape)
+            writer = torch.ops.aten.index_put.default(order.new_zeros(self.shape), indices, order)
+            lost = read(writer, indices) != order
+            pulled = torch.masked_fill(pulled, lost, 0)
+        return sum_to(pulled, self.in_shape)
+
+
+def may_repeat(indices: Sequence[Any]) -> bool:
+    """Tell whether index tensors could name one entry twice."""
+    return any(i is not None and i.numel() > 1 and not is_mask(i) for i in indices)
+
+
+def is_mask(index: Tensor) -> bool:
+    """Tell whether an index tensor is a mask: it names no entry twice."""
+    return index.dtype in (torch.bool, torch.uint8)
+
+
+class Keep(LinearOperator):
+    """The tangent where ``mask`` is set, zero elsewhere, from a broadcast input."""
+
+    __slots__ = ("mask", "in_shape", "out_shape")
+
+    def __init__(
+        self, mask: Tensor, in_shape: torch.Size, out_shape: torch.Size
+    ) -> None:
+        self.mask = mask
+        self.in_shape = in_shape
+        self.out_shape = out_shape
+
+    def apply(self, tangent: Tensor) -> Tensor:
+        out = torch.masked_fill(tangent, torch.logical_not(self.mask), 0)
+        return expand_to(out, self.out_shape)
+
+    def apply_transpose(self, cotangent: Tensor) -> Tensor:
+        kept = torch.masked_fill(cotangent, torch.logical_not(self.mask), 0)
+        return sum_to(kept, self.in_shape)
+
+
+class Drop(LinearOperator):
+    """The tangent where ``mask`` is not set, zero elsewhere, from a broadcast input."""
+
+    __slots__ = ("mask", "in_shape", "out_shape")
+
+    def __init__(
+        self, mask: Tensor, in_shape: torch.Size, out_shape: torch.Size
+    ) -> None:
+        self.mask = mask
+        self.in_shape = in_shape
+        self.out_shape = out_shape
+
+    def apply(self, tangent: Tensor) -> Tensor:
+        return expand_to(torch.masked_fill(tangent, self.mask, 0), self.out_shape)
+
+    def apply_transpose(self, cotangent: Tensor) -> Tensor:
+        return sum_to(torch.masked_fill(cotangent, self.mask, 0), self.in_shape)
