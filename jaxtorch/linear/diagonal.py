@@ -12,7 +12,7 @@ from jaxtorch.linear.operator import LinearOperator
 
 
 class Scale(LinearOperator):
-    """``tangent * factor``, broadcast to the output; the factor is a tensor or number."""
+    """``tangent * factor``, broadcast to the output; the factor may be a number."""
 
     __slots__ = ("factor", "in_shape", "out_shape")
 
@@ -30,14 +30,14 @@ class Scale(LinearOperator):
         factor = self.factor
         if isinstance(factor, Tensor):
             if factor.is_complex():
-                factor = factor.conj()
+                factor = factor.conj_physical()
         elif isinstance(factor, complex):
             factor = factor.conjugate()
         return sum_to(cotangent * factor, self.in_shape)
 
 
 class Elementwise(LinearOperator):
-    """``scale(tangent, *residuals)``: multiplication by a derivative, in one fused call.
+    """``scale(tangent, *residuals)``: multiplication by a derivative, in one call.
 
     ``scale`` multiplies its first argument by the elementwise derivative of a function
     at the residuals; nothing is computed before a tangent or cotangent arrives.
@@ -54,7 +54,9 @@ class Elementwise(LinearOperator):
 
     def apply_transpose(self, cotangent: Tensor) -> Tensor:
         if cotangent.is_complex():
-            return self.scale(cotangent.conj(), *self.residuals).conj()
+            return self.scale(
+                cotangent.conj_physical(), *self.residuals
+            ).conj_physical()
         return self.scale(cotangent, *self.residuals)
 
 
@@ -80,7 +82,9 @@ class BroadcastElementwise(LinearOperator):
 
     def apply_transpose(self, cotangent: Tensor) -> Tensor:
         if cotangent.is_complex():
-            pulled = self.scale(cotangent.conj(), *self.residuals).conj()
+            pulled = self.scale(
+                cotangent.conj_physical(), *self.residuals
+            ).conj_physical()
         else:
             pulled = self.scale(cotangent, *self.residuals)
         return sum_to(pulled, self.in_shape)
@@ -89,7 +93,7 @@ class BroadcastElementwise(LinearOperator):
 def elementwise(
     scale: Callable[..., Tensor], operand: Tensor, out: Tensor, *residuals: Any
 ) -> LinearOperator:
-    """Make the operator from ``operand`` to ``out``, with what broadcasting it needs."""
+    """Make the operator from ``operand`` to ``out``, with broadcasting and cast."""
     operator: LinearOperator
     if operand.shape == out.shape:
         operator = Elementwise(scale, *residuals)

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jaxtorch.linear.diagonal import Elementwise
+from jaxtorch.linear.diagonal import Elementwise, elementwise
 from jaxtorch.linear.operator import General, Output
-from jaxtorch.rules.batching import align, batched_at_front, broadcasting_batch, physical, to_front
-from jaxtorch.rules.makers import binary, gradient_kernel, unary
+from jaxtorch.rules.batching import align, batched_at_front, physical, to_front
+from jaxtorch.rules.makers import gradient_kernel, unary
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
@@ -143,7 +143,7 @@ def hardshrink_scale(t: Tensor, x: Tensor, lambd: float = 0.5) -> Tensor:
 
 
 def logit_second(t: Tensor, g: Tensor, x: Tensor, eps: float | None = None) -> Tensor:
-    """``d 1 / (x (1 - x)) = (2 x - 1) / (x (1 - x))^2 dx``; zero where x was clamped."""
+    """``d 1 / (x (1 - x)) = (2 x - 1) / (x (1 - x))^2 dx``; zero where clamped."""
     square = x * (1 - x)
     curved = t * (g * (2 * x - 1) / (square * square))
     if eps is None:
@@ -173,9 +173,9 @@ def log_sigmoid_second(t: Tensor, g: Tensor, x: Tensor, buffer: Tensor) -> Tenso
 def log_sigmoid_backward_batch(
     size: int, dims: Any, g: Tensor, x: Tensor, buffer: Tensor
 ) -> Any:
-    """The buffer, where it is used, has the shape of ``x``."""
+    """The buffer has the shape of ``x``, or on CUDA is empty and not batched."""
     call = aten.log_sigmoid_backward.default
-    if dims[2] is None and buffer.numel() == 0:
+    if dims[2] is None and not buffer.numel():
         return call(*torch.broadcast_tensors(*align((g, x), dims[:2])), buffer), 0
     return call(*torch.broadcast_tensors(*align((g, x, buffer), dims))), 0
 
@@ -190,9 +190,43 @@ def prelu_right(t: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return torch.where(x > 0, 0, x * t)
 
 
+def prelu_linearize(wanted: Any, x: Tensor, weight: Tensor) -> Any:
+    """One or the weight for ``x``; for the weight ``x`` where it is negative."""
+    out = torch._prelu_kernel(x, weight)
+    return out, (
+        wanted[0] and elementwise(prelu_left, x, out, x, weight),
+        wanted[1] and elementwise(prelu_right, weight, out, x, weight),
+    )
+
+
+def expanding_batch(call: Any) -> Any:
+    """Batch a kernel that broadcasts its operands only to the shape of the first."""
+
+    def batch(size: int, dims: Any, *args: Tensor) -> Any:
+        return call(*torch.broadcast_tensors(*align(args, dims))), 0
+
+    return batch
+
+
 def prelu_backward_decompose(g: Tensor, x: Tensor, weight: Tensor) -> Any:
     """Both gradients, of the shape of ``x``."""
     return prelu_left(g, x, weight), prelu_right(g, x, weight)
+
+
+def rrelu_with_noise_decompose(
+    x: Tensor,
+    noise: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    generator: Any = None,
+) -> Tensor:
+    """A slope below zero drawn for each element; their mean when not training."""
+    if not training:
+        return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
+    slope = aten.uniform.default(x, lower, upper, generator=generator)
+    noise.copy_(torch.where(x <= 0, slope, 1))
+    return torch.where(x <= 0, x * slope, x)
 
 
 def glu_linearize(wanted: Any, x: Tensor, dim: int = -1) -> Any:
@@ -238,7 +272,9 @@ def glu_backward_batch(size: int, dims: Any, g: Tensor, x: Tensor, dim: int) -> 
 RECORDS = (
     unary(aten.relu.default, relu_scale, "output"),
     gradient_kernel(aten.threshold_backward.default, None),
-    unary(aten.threshold.default, lambda t, x, bound, _: threshold_backward(t, x, bound)),
+    unary(
+        aten.threshold.default, lambda t, x, bound, _: threshold_backward(t, x, bound)
+    ),
     gradient_kernel(aten.tanh_backward.default, tanh_second),
     gradient_kernel(aten.sigmoid_backward.default, sigmoid_second),
     unary(aten.silu.default, silu_scale),
@@ -252,9 +288,7 @@ RECORDS = (
     unary(aten.leaky_relu.default, leaky_relu_scale),
     gradient_kernel(aten.leaky_relu_backward.default, None),
     unary(aten.elu.default, elu_scale),
-    gradient_kernel(
-        aten.elu_backward.default, None, None, None, None, elu_second
-    ),
+    gradient_kernel(aten.elu_backward.default, None, None, None, None, elu_second),
     unary(aten.celu.default, celu_scale),
     unary(aten.hardtanh.default, hardtanh_scale),
     gradient_kernel(aten.hardtanh_backward.default, None),
@@ -276,12 +310,17 @@ RECORDS = (
         None,
         batch=log_sigmoid_backward_batch,
     ),
-    binary(aten._prelu_kernel.default, prelu_left, prelu_right),
+    Record(
+        aten._prelu_kernel.default,
+        expanding_batch(torch._prelu_kernel),
+        prelu_linearize,
+    ),
     Record(
         aten._prelu_kernel_backward.default,
-        broadcasting_batch(aten._prelu_kernel_backward.default),
+        expanding_batch(aten._prelu_kernel_backward.default),
         decompose=prelu_backward_decompose,
     ),
+    Record(aten.rrelu_with_noise.default, decompose=rrelu_with_noise_decompose),
     Record(aten.glu.default, glu_batch, glu_linearize),
     Record(
         aten.glu_backward.default, glu_backward_batch, decompose=glu_backward_decompose

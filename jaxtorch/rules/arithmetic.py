@@ -8,8 +8,8 @@ from torch import Tensor
 
 from jaxtorch.linear.broadcast import Broadcast
 from jaxtorch.linear.cast import promoted
-from jaxtorch.linear.diagonal import elementwise
-from jaxtorch.linear.operator import Identity, LinearOperator
+from jaxtorch.linear.diagonal import Elementwise, elementwise
+from jaxtorch.linear.operator import Identity, LinearOperator, Output
 from jaxtorch.rules.batching import binary_batch, broadcasting_batch, unary_batch
 from jaxtorch.rules.makers import binary, no_derivatives, unary
 from jaxtorch.rules.record import Record
@@ -43,7 +43,9 @@ def add_linearize(wanted: Any, x: Any, y: Any, *, alpha: Any = 1) -> Any:
     if wanted[0]:
         left = passed_on(x, out)
     if wanted[1]:
-        right = passed_on(y, out) if alpha == 1 else elementwise(torch.mul, y, out, alpha)
+        right = (
+            passed_on(y, out) if alpha == 1 else elementwise(torch.mul, y, out, alpha)
+        )
     return out, (left, right)
 
 
@@ -165,8 +167,7 @@ def lerp_linearize(wanted: Any, x: Tensor, end: Tensor, weight: Any) -> Any:
     return out, (
         wanted[0] and elementwise(lambda t, w: t * (1 - w), x, out, weight),
         wanted[1] and elementwise(torch.mul, end, out, weight),
-        wanted[2]
-        and elementwise(lambda t, x, end: t * (end - x), weight, out, x, end),
+        wanted[2] and elementwise(lambda t, x, end: t * (end - x), weight, out, x, end),
     )
 
 
@@ -239,6 +240,18 @@ def logaddexp2_left(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return t * torch.sigmoid((x - y) * math.log(2))
 
 
+def nextafter_left(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """One where the step leads away from x, zero where x = y (as torch.autograd)."""
+    return torch.where(x == y, 0, t)
+
+
+def frexp_linearize(wanted: Any, x: Tensor) -> Any:
+    """``d mantissa = 2^-exponent dx``; the exponent is piecewise constant."""
+    mantissa, exponent = torch.frexp(x)
+    scale = Elementwise(lambda t, e: torch.ldexp(t, -e), exponent)
+    return (mantissa, exponent), (Output(scale, 0, 2),)
+
+
 RECORDS = (
     Record(aten.mul.Tensor, binary_batch(torch.mul), mul_linearize),
     Record(aten.mul.Scalar, unary_batch(torch.mul), mul_linearize),
@@ -289,9 +302,7 @@ RECORDS = (
         aten.special_xlog1py.default, xlog1py_left, lambda t, x, y: t * (x / (y + 1))
     ),
     binary(aten.special_xlog1py.other_scalar, xlog1py_left, None),
-    binary(
-        aten.special_xlog1py.self_scalar, None, lambda t, x, y: t * (x / (y + 1))
-    ),
+    binary(aten.special_xlog1py.self_scalar, None, lambda t, x, y: t * (x / (y + 1))),
     binary(
         aten.logaddexp.default,
         lambda t, x, y: t * torch.sigmoid(x - y),
@@ -302,7 +313,8 @@ RECORDS = (
         logaddexp2_left,
         lambda t, x, y: logaddexp2_left(t, y, x),
     ),
-    *no_derivatives(aten.nextafter, "default", binary_batch),
+    binary(aten.nextafter.default, nextafter_left, None),
+    Record(aten.frexp.Tensor, unary_batch(torch.frexp), frexp_linearize),
     *no_derivatives(aten.heaviside, "default", binary_batch),
     *no_derivatives(aten.gcd, "default", binary_batch),
     *no_derivatives(aten.lcm, "default", binary_batch),

@@ -54,7 +54,7 @@ def physical_dims(dims: Any, rank: int) -> list[int]:
 
 
 def pad_rank(value: Tensor, rank: int) -> Tensor:
-    """Insert dims of size one behind a leading batch dim up to ``rank`` example dims."""
+    """Insert dims of size one behind a leading batch dim, for ``rank`` example dims."""
     missing = rank + 1 - value.dim()
     if missing == 0:
         return value

@@ -7,11 +7,9 @@ from torch import Tensor
 
 from jaxtorch.linear.broadcast import Broadcast
 from jaxtorch.linear.cast import Cast, promoted
-from jaxtorch.linear.diagonal import elementwise
 from jaxtorch.linear.operator import General, Identity
 from jaxtorch.rules.batching import (
     batched_at_front,
-    binary_batch,
     pad_rank,
     to_front,
     unary_batch,
@@ -25,10 +23,8 @@ IDENTITY = (Identity(),)
 CHANNELS_LAST = (torch.channels_last, torch.channels_last_3d)
 
 
-def clone_batch(
-    size: int, dims: Any, x: Tensor, *, memory_format: Any = None
-) -> Any:
-    """A layout of channels-last has no meaning with a batch dim and is kept as it is."""
+def clone_batch(size: int, dims: Any, x: Tensor, *, memory_format: Any = None) -> Any:
+    """A channels-last layout has no meaning with a batch dim; the layout is kept."""
     if memory_format is torch.contiguous_format:
         return to_front(x, dims[0]).clone(memory_format=memory_format), 0
     return torch.clone(x), dims[0]
@@ -40,7 +36,7 @@ def clone_linearize(wanted: Any, x: Tensor, **kwargs: Any) -> Any:
 
 
 def to_copy_batch(size: int, dims: Any, x: Tensor, **kwargs: Any) -> Any:
-    """A layout of channels-last has no meaning with a batch dim and is kept as it is."""
+    """A channels-last layout has no meaning with a batch dim; the layout is kept."""
     dim = dims[0]
     memory_format = kwargs.get("memory_format")
     if memory_format is torch.contiguous_format:
@@ -122,20 +118,11 @@ def identity_linearize(wanted: Any, x: Tensor) -> Any:
     return x, IDENTITY
 
 
-def conjugate(t: Tensor) -> Tensor:
-    """Conjugate without a copy where there is none to make."""
-    return torch.conj(t)
-
-
-CONJUGATE = (General(conjugate, conjugate),)
+# Inside of dispatch PyTorch ignores the bit of a lazily conjugated tensor.
+CONJUGATE = (General(torch.conj_physical, torch.conj_physical),)
 
 
 def conj_linearize(wanted: Any, x: Tensor) -> Any:
-    """Conjugation is linear over the reals and its own adjoint."""
-    return torch.conj(x), CONJUGATE
-
-
-def conj_physical_linearize(wanted: Any, x: Tensor) -> Any:
     """Conjugation is linear over the reals and its own adjoint."""
     return torch.conj_physical(x), CONJUGATE
 
@@ -174,7 +161,7 @@ def view_as_real_linearize(wanted: Any, x: Tensor) -> Any:
 
 def view_as_real_batch(size: int, dims: Any, x: Tensor) -> Any:
     """The new dim is the last one."""
-    return torch.view_as_real(torch.resolve_conj(x)), dims[0]
+    return torch.view_as_real(x), dims[0]
 
 
 def fill_scalar_batch(size: int, dims: Any, x: Tensor, value: Any) -> Any:
@@ -196,17 +183,20 @@ RECORDS = (
     Record(aten.lift.default, identity_batch, identity_linearize),
     Record(aten.lift_fresh.default, identity_batch, identity_linearize),
     Record(aten.lift_fresh_copy.default, clone_batch, clone_linearize),
-    Record(aten._conj.default, unary_batch(torch.conj), conj_linearize),
-    Record(aten._conj_physical.default, unary_batch(torch.conj_physical), conj_physical_linearize),
-    Record(aten.conj_physical.default, unary_batch(torch.conj_physical), conj_physical_linearize),
+    *(
+        Record(overload, unary_batch(torch.conj_physical), conj_linearize)
+        for overload in (
+            aten._conj.default,
+            aten._conj_physical.default,
+            aten.conj_physical.default,
+        )
+    ),
     Record(aten._neg_view.default, unary_batch(torch.neg), neg_view_linearize),
     Record(aten.view_as_real.default, view_as_real_batch, view_as_real_linearize),
     Record(
         aten.view_as_complex.default, view_as_complex_batch, view_as_complex_linearize
     ),
-    binary(
-        aten.complex.default, lambda t, x, y: t, lambda t, x, y: t * 1j
-    ),
+    binary(aten.complex.default, lambda t, x, y: t, lambda t, x, y: t * 1j),
     binary(
         aten.polar.default,
         lambda t, r, angle: t * torch.polar(torch.ones_like(r), angle),

@@ -88,9 +88,7 @@ def clamp_batch(
     return torch.clamp(x, low, high), dims[0]
 
 
-def clamp_linearize(
-    wanted: Any, x: Tensor, low: Any = None, high: Any = None
-) -> Any:
+def clamp_linearize(wanted: Any, x: Tensor, low: Any = None, high: Any = None) -> Any:
     """The tangent passes inside the closed interval, a bound's where it is taken."""
     out = torch.clamp(x, low, high)
     operators: list[Any] = [None, None, None]
@@ -127,7 +125,7 @@ def abs_linearize(wanted: Any, x: Tensor) -> Any:
         return out, (Elementwise(abs_scale, x),)
     return out, (
         General(
-            lambda t: torch.real(t * torch.conj(torch.sgn(x))),
+            lambda t: torch.real(t * torch.conj_physical(torch.sgn(x))),
             lambda ct: ct * torch.sgn(x),
         ),
     )
@@ -145,7 +143,7 @@ def sgn_linearize(wanted: Any, x: Tensor) -> Any:
         return out, ()
 
     def project(t: Tensor) -> Tensor:
-        tangential = t - out * torch.real(torch.conj(out) * t)
+        tangential = t - out * torch.real(torch.conj_physical(out) * t)
         size = torch.abs(x)
         origin = size == 0
         return torch.where(origin, 0, tangential / torch.where(origin, 1, size))
@@ -154,10 +152,7 @@ def sgn_linearize(wanted: Any, x: Tensor) -> Any:
 
 
 def angle_linearize(wanted: Any, x: Tensor) -> Any:
-    """Zero for real x; ``Im(conj(x) dx) / |x|^2`` for complex, adjoint ``ct i x / |x|^2``.
-
-    Zero at the origin.
-    """
+    """Zero for real x; for complex ``Im(conj(x) dx) / |x|^2``, zero at the origin."""
     out = torch.angle(x)
     if not x.is_complex():
         return out, ()
@@ -168,7 +163,7 @@ def angle_linearize(wanted: Any, x: Tensor) -> Any:
 
     return out, (
         General(
-            lambda t: torch.real(torch.conj(direction()) * t),
+            lambda t: torch.real(torch.conj_physical(direction()) * t),
             lambda ct: ct * direction(),
         ),
     )
@@ -241,9 +236,7 @@ RECORDS = (
     binary(aten.fmin.default, chosen_first_min, chosen_second_min),
     Record(aten.clamp.default, clamp_batch, clamp_linearize),
     Record(aten.clamp.Tensor, clamp_batch, clamp_linearize),
-    binary(
-        aten.clamp_min.default, lambda t, x, low: torch.where(x >= low, t, 0), None
-    ),
+    binary(aten.clamp_min.default, lambda t, x, low: torch.where(x >= low, t, 0), None),
     binary(
         aten.clamp_max.default, lambda t, x, high: torch.where(x <= high, t, 0), None
     ),

@@ -32,6 +32,7 @@ from jaxtorch.rules import (
     softmax,
     solving,
     sorting,
+    special,
     spectral,
     views,
 )
@@ -65,6 +66,7 @@ FAMILIES = (
     softmax.RECORDS,
     solving.RECORDS,
     sorting.RECORDS,
+    special.RECORDS,
     spectral.RECORDS,
     views.RECORDS,
 )
