@@ -148,4 +148,6 @@ def meta_of(value: Any) -> Any:
 def entry_name(entry: Callable[..., Any], overload: OpOverload) -> str:
     """Return a readable name for an entry point in the generated source."""
     name = str(overload).removeprefix("aten.").replace(".", "_")
-    return name.removesuffix("_default") if entry is not overload._op else f"aten_{name}"
+    if entry is overload._op:
+        return f"aten_{name}"
+    return f"op_{name.removesuffix('_default')}"

@@ -160,11 +160,8 @@ class TraceLevel(Level):
             device = torch.get_default_device()
         if "device" in named or not devices:
             named["device"] = torch.device("meta")
-        torch._C._pop_torch_dispatch_stack(None)
-        try:
+        with torch._C._DisableTorchDispatch():
             out = overload(*values, **named)
-        finally:
-            torch._C._push_on_torch_dispatch_stack(self.mode)
         node = self.graph.call_function(overload, tuple(nodes), named_nodes)
         return self.wrap_output(out, node, torch.device(device))
 
@@ -233,9 +230,10 @@ def take(outputs: Sequence[Any], index: int) -> Any:
 
 def to_meta(tensor: Tensor) -> Tensor:
     """Return a meta tensor of the same shape, strides and dtype."""
-    return torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
-    )
+    with torch._C._DisableTorchDispatch():
+        return torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
+        )
 
 
 def user_line() -> str:
