@@ -8,6 +8,9 @@ from torch import nn
 
 import jaxtorch
 
+# torch.func.jvp compiles its decompositions with torch.jit.script, which warns.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.:DeprecationWarning")
+
 X = torch.linspace(-2.0, 2.0, 5)
 MATRIX = torch.sin(torch.arange(20.0)).reshape(4, 5)
 BIAS = torch.tensor([0.5, -1.0, 0.25, 0.0])
