@@ -70,7 +70,14 @@ class Stateless(nn.Module):
 
 
 class FunctionalModule(Stateless):
-    """A module without tensors: ``func(params, *args, **kwargs)``."""
+    """A module without tensors: ``func(params, *args, **kwargs)``.
+
+    Example:
+        >>> import torch, jaxtorch
+        >>> func, params = jaxtorch.make_functional(torch.nn.Linear(2, 1, bias=False))
+        >>> func((torch.tensor([[1.0, 2.0]]),), torch.tensor([3.0, 4.0]))
+        tensor([11.])
+    """
 
     def forward(self, params: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
         """Call the module with these parameters."""
@@ -78,7 +85,15 @@ class FunctionalModule(Stateless):
 
 
 class FunctionalModuleWithBuffers(Stateless):
-    """A module without tensors: ``func(params, buffers, *args, **kwargs)``."""
+    """A module without tensors: ``func(params, buffers, *args, **kwargs)``.
+
+    Example:
+        >>> import torch, jaxtorch
+        >>> norm = torch.nn.BatchNorm1d(1, affine=False, momentum=None, eps=0.0).eval()
+        >>> func, params, buffers = jaxtorch.make_functional_with_buffers(norm)
+        >>> func(params, (*[torch.ones(1)] * 2, buffers[2]), torch.tensor([[3.0]]))
+        tensor([[2.]])
+    """
 
     def forward(
         self,
