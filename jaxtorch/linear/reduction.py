@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jaxtorch.linear.broadcast import expand_to
+from jaxtorch.linear.broadcast import expand_to, sum_to
 from jaxtorch.linear.operator import LinearOperator
 
 
@@ -101,3 +101,38 @@ class ReducedElementwise(LinearOperator):
         if self.x.is_complex():
             return self.scale(cotangent.conj(), self.x, out).conj()
         return self.scale(cotangent, self.x, out)
+
+
+class ReducedBroadcast(LinearOperator):
+    """``scale(tangent, *residuals)``, broadcast to ``shape`` and then reduced whole.
+
+    ``reduction`` is 0 for none, 1 for the mean, 2 for the sum, as in losses.
+    """
+
+    __slots__ = ("scale", "in_shape", "shape", "reduction", "residuals")
+
+    def __init__(
+        self,
+        scale: Callable[..., Tensor],
+        in_shape: torch.Size,
+        shape: torch.Size,
+        reduction: int,
+        *residuals: Any,
+    ) -> None:
+        self.scale = scale
+        self.in_shape = in_shape
+        self.shape = shape
+        self.reduction = reduction
+        self.residuals = residuals
+
+    def apply(self, tangent: Tensor) -> Tensor:
+        out = expand_to(self.scale(tangent, *self.residuals), self.shape)
+        if self.reduction == 1:
+            return torch.mean(out)
+        return torch.sum(out) if self.reduction == 2 else out
+
+    def apply_transpose(self, cotangent: Tensor) -> Tensor:
+        if self.reduction == 1:
+            cotangent = cotangent / self.shape.numel()
+        pulled = self.scale(cotangent, *self.residuals)
+        return sum_to(expand_to(pulled, self.shape), self.in_shape)

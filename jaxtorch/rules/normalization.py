@@ -1,5 +1,308 @@
-"""Batch, layer, group and instance norm."""
+"""Normalization: layer, group and batch norm and their backward kernels, rms norm."""
 
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jaxtorch.linear.normalization import (
+    BackwardKernel,
+    BiasDerivative,
+    InputDerivative,
+    Layout,
+    Normalized,
+    WeightDerivative,
+    backward_by_parts,
+)
+from jaxtorch.rules.batching import batched_at_front, rank_of, to_front
 from jaxtorch.rules.record import Record
 
-RECORDS: tuple[Record, ...] = ()
+aten = torch.ops.aten
+layer_norm = torch.native_layer_norm
+layer_norm_backward = aten.native_layer_norm_backward.default
+group_norm = torch.native_group_norm
+group_norm_backward = aten.native_group_norm_backward.default
+
+
+def operators_of(
+    layout: Layout,
+    x: Tensor,
+    outs: Any,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    kernel: BackwardKernel,
+) -> tuple[Any, Any, Any]:
+    """Return the operators from input, weight and bias to (out, mean, rstd)."""
+    own = Normalized(layout, x, outs[1], outs[2], weight, kernel, outs[0].dtype)
+    return (
+        InputDerivative(own),
+        None if weight is None else WeightDerivative(own),
+        None if bias is None else BiasDerivative(own, bias),
+    )
+
+
+def affine(
+    out: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    dims: tuple[Any, Any],
+    shape: Any,
+) -> Tensor:
+    """Apply weight and bias of which one is batched to a batch of ``out``.
+
+    ``shape`` is that of one example's parameter when it broadcasts with ``out``.
+    """
+    dtype = out.dtype
+    if weight is not None:
+        out = out * spread_parameter(weight, dims[0], shape)
+    if bias is not None:
+        out = out + spread_parameter(bias, dims[1], shape)
+    return out if out.dtype == dtype else out.to(dtype)
+
+
+def spread_parameter(parameter: Tensor, dim: int | None, shape: Any) -> Tensor:
+    """Bring a parameter to ``shape``, behind its batch dim if it has one."""
+    if dim is None:
+        return parameter.reshape(shape)
+    parameter = to_front(parameter, dim)
+    return parameter.reshape(parameter.shape[0], *shape)
+
+
+def layer_layout(x: Tensor, normalized_shape: Any) -> Layout:
+    """Statistics over the last dims; one weight for each element of those."""
+    shape = x.shape
+    own = len(normalized_shape)
+    lead = len(shape) - own
+    dims = list(range(len(shape)))
+    stats = list(shape[:lead]) + [1] * own
+    return Layout(shape, stats, normalized_shape, dims[lead:], dims[:lead])
+
+
+def layer_norm_batch(
+    size: int, dims: Any, x: Tensor, shape: Any, weight: Any, bias: Any, eps: float
+) -> Any:
+    """Fold the batch dim into the leading dims; batched parameters are applied after."""
+    dx, _, dw, db = dims[:4]
+    if dx is not None:
+        x = to_front(x, dx)
+    if dw is None and db is None:
+        return layer_norm(x, shape, weight, bias, eps), 0
+    out, mean, rstd = layer_norm(x, shape, None, None, eps)
+    lead = rank_of(x, None if dx is None else 0) - len(shape)
+    out = affine(out, weight, bias, (dw, db), [1] * lead + list(shape))
+    stats = None if dx is None else 0
+    return (out, mean, rstd), (0, stats, stats)
+
+
+def layer_norm_linearize(
+    wanted: Any, x: Tensor, shape: Any, weight: Any, bias: Any, eps: float
+) -> Any:
+    """See ``InputDerivative``; the fused kernel carries cotangents back."""
+    outs = layer_norm(x, shape, weight, bias, eps)
+    _, mean, rstd = outs
+
+    def kernel(g: Tensor, mask: list[bool]) -> Any:
+        return layer_norm_backward(g, x, shape, mean, rstd, weight, bias, mask)
+
+    of_x, of_weight, of_bias = operators_of(
+        layer_layout(x, shape), x, outs, weight, bias, kernel
+    )
+    return outs, (of_x, None, of_weight, of_bias)
+
+
+def layer_norm_backward_batch(
+    size: int,
+    dims: Any,
+    g: Tensor,
+    x: Tensor,
+    shape: Any,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Any,
+    bias: Any,
+    mask: Any,
+) -> Any:
+    """The kernel on all examples for dx; sums over each example for the parameters."""
+    g = batched_at_front(g, dims[0], size)
+    x = batched_at_front(x, dims[1], size)
+    mean = batched_at_front(mean, dims[3], size)
+    rstd = batched_at_front(rstd, dims[4], size)
+    dx = dw = db = None
+    lead = list(range(1, x.dim() - len(shape)))
+    if mask[0]:
+        h = g
+        if weight is not None and dims[5] is not None:
+            h = g * spread_parameter(weight, dims[5], [1] * len(lead) + list(shape))
+            weight = None
+        dense = [t.contiguous() for t in (h, x, mean, rstd)]
+        only = [True, False, False]
+        dx = layer_norm_backward(
+            *dense[:2], shape, *dense[2:], weight, None, only
+        )[0]
+    if mask[1]:
+        product = g * ((x - mean) * rstd)
+        dw = torch.sum(product, lead) if lead else product
+    if mask[2]:
+        db = torch.sum(g, lead) if lead else g
+    return (dx, dw, db), 0
+
+
+def layer_norm_backward_decompose(
+    g: Tensor,
+    x: Tensor,
+    shape: Any,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Any,
+    bias: Any,
+    mask: Any,
+) -> Any:
+    """The kernel in plain operators."""
+    return backward_by_parts(layer_layout(x, shape), g, x, mean, rstd, weight, mask)
+
+
+def group_layout(x: Tensor, n: int, c: int, hxw: int, group: int) -> Layout:
+    """Statistics over the channels of a group and space; one weight per channel."""
+    per_group = c // group
+    return Layout(
+        torch.Size((n, group, per_group, hxw)),
+        (n, group, 1, 1),
+        (group, per_group, 1),
+        [2, 3],
+        [0, 3],
+    )
+
+
+def group_norm_batch(
+    size: int,
+    dims: Any,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    n: int,
+    c: int,
+    hxw: int,
+    group: int,
+    eps: float,
+) -> Any:
+    """Fold the batch dim into N; batched parameters are applied after."""
+    d, dw, db = dims[:3]
+    whole = n
+    if d is not None:
+        x = to_front(x, d).flatten(0, 1)
+        whole = n * size
+    x = x.contiguous()
+    if dw is None and db is None:
+        outs = group_norm(x, weight, bias, whole, c, hxw, group, eps)
+        return [unfold(o, size, n) for o in outs], 0
+    out, mean, rstd = group_norm(x, None, None, whole, c, hxw, group, eps)
+    if d is not None:
+        out, mean, rstd = (unfold(o, size, n) for o in (out, mean, rstd))
+    shape = [1, c] + [1] * (x.dim() - 2)
+    out = affine(out, weight, bias, (dw, db), shape)
+    stats = None if d is None else 0
+    return (out, mean, rstd), (0, stats, stats)
+
+
+def unfold(x: Tensor, size: int, n: int) -> Tensor:
+    """Split the batch dim off the first dim again."""
+    return x.reshape(size, n, *x.shape[1:])
+
+
+def group_norm_linearize(
+    wanted: Any,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    n: int,
+    c: int,
+    hxw: int,
+    group: int,
+    eps: float,
+) -> Any:
+    """See ``InputDerivative``; the fused kernel carries cotangents back."""
+    outs = group_norm(x, weight, bias, n, c, hxw, group, eps)
+    _, mean, rstd = outs
+
+    def kernel(g: Tensor, mask: list[bool]) -> Any:
+        return group_norm_backward(
+            g.contiguous(), x.contiguous(), mean, rstd, weight, n, c, hxw, group, mask
+        )
+
+    layout = group_layout(x, n, c, hxw, group)
+    return outs, operators_of(layout, x, outs, weight, bias, kernel)
+
+
+def group_norm_backward_batch(
+    size: int,
+    dims: Any,
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Any,
+    n: int,
+    c: int,
+    hxw: int,
+    group: int,
+    mask: Any,
+) -> Any:
+    """The kernel with the batch in N for dx; sums over each example for the others."""
+    g = batched_at_front(g, dims[0], size)
+    x = batched_at_front(x, dims[1], size)
+    mean = batched_at_front(mean, dims[2], size)
+    rstd = batched_at_front(rstd, dims[3], size)
+    dx = dw = db = None
+    if mask[0]:
+        h = g
+        if weight is not None and dims[4] is not None:
+            shape = [1, c] + [1] * (x.dim() - 3)
+            h = g * spread_parameter(weight, dims[4], shape)
+            weight = None
+        folded = [t.flatten(0, 1).contiguous() for t in (h, x, mean, rstd)]
+        only = [True, False, False]
+        sizes = (size * n, c, hxw, group)
+        dx = unfold(group_norm_backward(*folded, weight, *sizes, only)[0], size, n)
+    if mask[1]:
+        split = (size, n, group, c // group, hxw)
+        g_x = torch.sum((g * x).reshape(split), 4)
+        g_1 = torch.sum(g.reshape(split), 4)
+        per_group = (g_x - g_1 * mean.unsqueeze(3)) * rstd.unsqueeze(3)
+        dw = torch.sum(per_group, 1).reshape(size, c)
+    if mask[2]:
+        db = torch.sum(g.reshape(size, n, c, hxw), [1, 3])
+    return (dx, dw, db), 0
+
+
+def group_norm_backward_decompose(
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Any,
+    n: int,
+    c: int,
+    hxw: int,
+    group: int,
+    mask: Any,
+) -> Any:
+    """The kernel in plain operators."""
+    layout = group_layout(x, n, c, hxw, group)
+    dx, dw, db = backward_by_parts(layout, g, x, mean, rstd, weight, mask)
+    return dx, dw, None if db is None else db.reshape(c)
+
+
+RECORDS = (
+    Record(aten.native_layer_norm.default, layer_norm_batch, layer_norm_linearize),
+    Record(
+        layer_norm_backward,
+        layer_norm_backward_batch,
+        decompose=layer_norm_backward_decompose,
+    ),
+    Record(aten.native_group_norm.default, group_norm_batch, group_norm_linearize),
+    Record(
+        group_norm_backward,
+        group_norm_backward_batch,
+        decompose=group_norm_backward_decompose,
+    ),
+)

@@ -1,0 +1,209 @@
+"""Derivatives of ``(x - mean) * rstd * weight + bias``, for every shape of statistics.
+
+``mean`` and ``rstd`` are outputs of the primitive like any other: their own derivatives
+are what makes the second and higher orders right.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jaxtorch.linear.broadcast import expand_to
+from jaxtorch.linear.cast import cast_to
+from jaxtorch.linear.operator import LinearOperator
+
+BackwardKernel = Callable[[Tensor, list[bool]], tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the statistics and the affine parameters lie along an input.
+
+    Attributes:
+        split: shape of the input in which both broadcast with it.
+        stats: shape of the statistics for broadcasting with ``split``.
+        affine: shape of weight and bias for broadcasting with ``split``.
+        stats_dims: dims of ``split`` over which the statistics are taken.
+        affine_dims: dims of ``split`` along which weight and bias are constant.
+    """
+
+    split: Any
+    stats: Any
+    affine: Any
+    stats_dims: list[int]
+    affine_dims: list[int]
+
+    def sum_stats(self, x: Tensor) -> Tensor:
+        """Average over what the statistics are taken of."""
+        return torch.mean(x, self.stats_dims, True) if self.stats_dims else x
+
+    def sum_affine(self, x: Tensor, shape: torch.Size) -> Tensor:
+        """Sum over what a weight or bias of ``shape`` is constant along."""
+        if self.affine_dims:
+            x = torch.sum(x, self.affine_dims)
+        return shaped(x, shape)
+
+    def count(self) -> int:
+        """Return how many elements one statistic is taken of."""
+        total = 1
+        for d in self.stats_dims:
+            total *= self.split[d]
+        return total
+
+
+def shaped(x: Tensor, shape: Any) -> Tensor:
+    """Reshape, if the shape is another one."""
+    return x if x.shape == shape else x.reshape(shape)
+
+
+@dataclass(slots=True)
+class Normalized:
+    """The residuals that the operators of one normalization share."""
+
+    layout: Layout
+    x: Tensor
+    mean: Tensor
+    rstd: Tensor
+    weight: Tensor | None
+    kernel: BackwardKernel
+    dtype: torch.dtype
+
+    def standard(self) -> Tensor:
+        """Return ``(x - mean) * rstd`` in the split shape."""
+        layout = self.layout
+        centred = shaped(self.x, layout.split) - shaped(self.mean, layout.stats)
+        return centred * shaped(self.rstd, layout.stats)
+
+    def finish(self, out: Tensor) -> Tensor:
+        """Return a result in the shape of the input."""
+        return cast_to(shaped(out, self.x.shape), self.dtype)
+
+
+class InputDerivative(LinearOperator):
+    """From the input to the output, its mean and its reciprocal standard deviation."""
+
+    __slots__ = ("own",)
+
+    def __init__(self, own: Normalized) -> None:
+        self.own = own
+
+    def apply(self, tangent: Tensor) -> tuple[Any, ...]:
+        own, layout = self.own, self.own.layout
+        standard = own.standard()
+        t = shaped(tangent, layout.split)
+        mean = layout.sum_stats(t)
+        slope = layout.sum_stats(t * standard)
+        rstd = shaped(own.rstd, layout.stats)
+        out = (t - mean - standard * slope) * rstd
+        if own.weight is not None:
+            out = out * shaped(own.weight, layout.affine)
+        shape, dtype = own.mean.shape, own.mean.dtype
+        return (
+            own.finish(out),
+            cast_to(shaped(mean, shape), dtype),
+            cast_to(shaped(-slope * (rstd * rstd), shape), dtype),
+        )
+
+    def apply_transpose(self, cotangent: Any) -> Tensor | None:
+        own, layout = self.own, self.own.layout
+        g, g_mean, g_rstd = cotangent[:3]
+        total = None if g is None else own.kernel(g, [True, False, False])[0]
+        if g_mean is None and g_rstd is None:
+            return total  # type: ignore[no-any-return]
+        part = None
+        if g_rstd is not None:
+            scaled = shaped(g_rstd * (own.rstd * own.rstd), layout.stats)
+            part = own.standard() * (scaled / -layout.count())
+        if g_mean is not None:
+            even = shaped(g_mean, layout.stats) / layout.count()
+            part = even if part is None else part + even
+        part = cast_to(shaped(expand_to(part, layout.split), own.x.shape), own.x.dtype)
+        return part if total is None else total + part
+
+
+class WeightDerivative(LinearOperator):
+    """From the weight to the output."""
+
+    __slots__ = ("own",)
+
+    def __init__(self, own: Normalized) -> None:
+        self.own = own
+
+    def apply(self, tangent: Tensor) -> tuple[Any, ...]:
+        own = self.own
+        out = own.standard() * shaped(tangent, own.layout.affine)
+        return own.finish(out), None, None
+
+    def apply_transpose(self, cotangent: Any) -> Tensor | None:
+        if cotangent[0] is None:
+            return None
+        return self.own.kernel(cotangent[0], [False, True, False])[1]  # type: ignore[no-any-return]
+
+
+class BiasDerivative(LinearOperator):
+    """From the bias to the output."""
+
+    __slots__ = ("own", "shape", "dtype")
+
+    def __init__(self, own: Normalized, bias: Tensor) -> None:
+        self.own = own
+        self.shape = bias.shape
+        self.dtype = bias.dtype
+
+    def apply(self, tangent: Tensor) -> tuple[Any, ...]:
+        layout = self.own.layout
+        out = expand_to(shaped(tangent, layout.affine), layout.split)
+        return self.own.finish(out), None, None
+
+    def apply_transpose(self, cotangent: Any) -> Tensor | None:
+        if cotangent[0] is None:
+            return None
+        layout = self.own.layout
+        total = layout.sum_affine(shaped(cotangent[0], layout.split), self.shape)
+        return cast_to(total, self.dtype)
+
+
+def backward_by_parts(
+    layout: Layout,
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    mask: list[bool],
+) -> tuple[Any, Any, Any]:
+    """Write the fused backward kernel with plain operators, so that it has derivatives.
+
+    With ``h = g weight`` and ``z = (x - mean) rstd``: ``dx = rstd (h - avg(h) - z
+    avg(h z))``, ``dweight = sum g z``, ``dbias = sum g``.
+    """
+    shape = x.shape
+    g, x = shaped(g, layout.split), shaped(x, layout.split)
+    mean, rstd = shaped(mean, layout.stats), shaped(rstd, layout.stats)
+    standard = (x - mean) * rstd
+    dx = dw = db = None
+    if mask[0]:
+        h = g if weight is None else g * shaped(weight, layout.affine)
+        slope = layout.sum_stats(h * standard)
+        dx = (h - layout.sum_stats(h) - standard * slope) * rstd
+        dx = cast_to(shaped(dx, shape), x.dtype)
+    parameter = x if weight is None else weight
+    if mask[1] and weight is not None:
+        dw = layout.sum_affine(g * standard, weight.shape)
+        dw = cast_to(dw, parameter.dtype)
+    if mask[2]:
+        db = cast_to(layout.sum_affine(g, parameter_shape(layout)), parameter.dtype)
+    return dx, dw, db
+
+
+def parameter_shape(layout: Layout) -> Any:
+    """Return the shape of a bias when there is no weight to read it off."""
+    kept = [
+        n
+        for d, n in enumerate(layout.split)
+        if d not in layout.affine_dims
+    ]
+    return torch.Size(kept)

@@ -1,0 +1,180 @@
+"""Losses of class indices: nll_loss in all its shapes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from jaxtorch.errors import MissingRuleError, explain
+from jaxtorch.linear.operator import General, Output, Zero
+from jaxtorch.rules.batching import batched_at_front, rank_of
+from jaxtorch.rules.record import BatchRule, LinearizeRule, Record
+
+aten = torch.ops.aten
+NONE, MEAN = 0, 1
+ZERO = Zero()
+
+
+def refuse_weight(wanted: Any) -> None:
+    """Say that the class weights have no derivative, as in PyTorch."""
+    if wanted:
+        raise MissingRuleError(
+            explain(
+                "grad",
+                "nll_loss has no derivative with respect to its class weights.",
+                "multiply the losses of reduction='none' by weight[target]",
+            )
+        )
+
+
+def fold(x: Tensor, dim: int | None, size: int, alone: bool) -> Tensor:
+    """Fold the batch dim into the samples, or let it be them for a lone sample."""
+    x = batched_at_front(x, dim, size)
+    return x if alone else x.flatten(0, 1)
+
+
+def picked(weight: Tensor, dim: int, target: Tensor, ignored: Tensor) -> Tensor:
+    """Return each example's own weight at its targets, which have a batch dim."""
+    weight = weight.movedim(dim, 0)
+    at = torch.where(ignored, 0, target)
+    at = at.unsqueeze(1) if at.dim() == 1 else at.flatten(1)
+    own = torch.gather(weight, 1, at).reshape(target.shape)
+    return torch.where(ignored, 0, own)
+
+
+def target_weights(
+    target: Tensor, weight: Tensor | None, dim: int | None, ignore_index: int
+) -> Tensor:
+    """Return the weight of every target, which have a batch dim."""
+    ignored = target == ignore_index
+    if weight is None:
+        return ~ignored
+    if dim is None:
+        weight, dim = weight.expand(target.shape[0], -1), 0
+    return picked(weight, dim, target, ignored)
+
+
+def example_sum(x: Tensor) -> Tensor:
+    """Sum over all dims but the batch dim."""
+    return torch.sum(x, list(range(1, x.dim()))) if x.dim() > 1 else x
+
+
+def forward_batch(overload: OpOverload) -> BatchRule:
+    """Fold the batch dim into the samples; reduce each example afterwards."""
+
+    def batch(
+        size: int,
+        dims: Any,
+        x: Tensor,
+        target: Tensor,
+        weight: Any,
+        reduction: int,
+        ignore_index: int,
+    ) -> Any:
+        alone = rank_of(x, dims[0]) == 1
+        own = dims[2] is not None
+        target = batched_at_front(target, dims[1], size)
+        loss, _ = overload(
+            fold(x, dims[0], size, alone),
+            target if alone else target.flatten(0, 1),
+            None if own else weight,
+            NONE,
+            ignore_index,
+        )
+        loss = loss.reshape(target.shape)
+        if reduction == NONE and not own:
+            return (loss, x.new_zeros(())), (0, None)
+        weights = target_weights(target, weight, dims[2], ignore_index)
+        if own:
+            loss = loss * weights
+        if reduction == NONE:
+            return (loss, x.new_zeros(())), (0, None)
+        total = example_sum(weights).to(loss.dtype)
+        loss = example_sum(loss)
+        return (loss / total if reduction == MEAN else loss, total), 0
+
+    return batch
+
+
+def backward_batch(overload: OpOverload) -> BatchRule:
+    """Fold the batch dim into the samples, after sharing out each example's cotangent."""
+
+    def batch(
+        size: int,
+        dims: Any,
+        g: Tensor,
+        x: Tensor,
+        target: Tensor,
+        weight: Any,
+        reduction: int,
+        ignore_index: int,
+        total: Tensor,
+    ) -> Any:
+        alone = rank_of(x, dims[1]) == 1
+        target = batched_at_front(target, dims[2], size)
+        g = batched_at_front(g, dims[0], size)
+        if reduction == MEAN:
+            g = g / batched_at_front(total, dims[6], size)
+        if g.dim() < target.dim():
+            g = g.reshape(size, *[1] * (target.dim() - 1)).expand(target.shape)
+        if dims[3] is not None:
+            g = g * target_weights(target, weight, dims[3], ignore_index)
+            weight = None
+        x = batched_at_front(x, dims[1], size)
+        flat = (g, x, target) if alone else [v.flatten(0, 1) for v in (g, x, target)]
+        out = overload(*flat, weight, NONE, ignore_index, x.new_zeros(()))
+        return out.reshape(x.shape), 0
+
+    return batch
+
+
+def forward_linearize(forward: OpOverload, backward: OpOverload) -> LinearizeRule:
+    """The loss is linear in the scores."""
+
+    def linearize(wanted: Any, x: Tensor, target: Tensor, *rest: Any) -> Any:
+        refuse_weight(wanted[2])
+        outs = forward(x, target, *rest)
+        total = outs[1]
+
+        def apply(t: Tensor) -> Any:
+            return forward(t, target, *rest)[0]
+
+        def transpose(c: Tensor) -> Any:
+            return backward(c, x, target, *rest, total)
+
+        return outs, (Output(General(apply, transpose), 0, 2),)
+
+    return linearize
+
+
+def backward_linearize(forward: OpOverload, backward: OpOverload) -> LinearizeRule:
+    """The kernel is linear in the cotangent and reads only the shape of the scores."""
+
+    def linearize(wanted: Any, g: Tensor, x: Tensor, *rest: Any) -> Any:
+        refuse_weight(wanted[3])
+        out = backward(g, x, *rest)
+
+        def apply(t: Tensor) -> Any:
+            return backward(t, x, *rest)
+
+        def transpose(c: Tensor) -> Any:
+            return forward(c, *rest[:-1])[0]
+
+        return out, (General(apply, transpose), *[ZERO] * 6)
+
+    return linearize
+
+
+def nll_records(forward: OpOverload, backward: OpOverload) -> tuple[Record, Record]:
+    """Make the records of a loss and of its backward kernel."""
+    return (
+        Record(forward, forward_batch(forward), forward_linearize(forward, backward)),
+        Record(backward, backward_batch(backward), backward_linearize(forward, backward)),
+    )
+
+
+RECORDS = (
+    *nll_records(aten.nll_loss_forward.default, aten.nll_loss_backward.default),
+    *nll_records(aten.nll_loss2d_forward.default, aten.nll_loss2d_backward.default),
+)
