@@ -18,6 +18,7 @@ from tests import direct_cases
 
 EXAMPLES = 2
 CANDIDATES = 60
+MOST_CANDIDATES = 400
 MAX_NUMEL = 4000
 DTYPES = (
     torch.float64,
@@ -60,7 +61,13 @@ def differentiable(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-OPS = {op.full_name: op for op in op_db}
+# Operators whose values nobody defines.
+UNDEFINED = ("empty", "empty_like", "empty_permuted", "empty_strided", "new_empty")
+OPS = {
+    op.full_name: op
+    for op in op_db
+    if op.full_name not in (*UNDEFINED, "new_empty_strided")
+}
 NAMES = tuple(OPS) + tuple(f"direct:{name}" for name in direct_cases.DIRECT)
 
 
@@ -115,7 +122,13 @@ def draw_samples(op: Any, dtype: torch.dtype, seed: int) -> list[Any]:
     torch.manual_seed(seed)
     random.seed(seed)
     make = op.sample_inputs("cpu", dtype, requires_grad=False)
-    return [s for s in itertools.islice(make, CANDIDATES) if is_strided(s)]
+    found: list[Any] = []
+    for sample in itertools.islice(make, MOST_CANDIDATES):
+        if is_strided(sample):
+            found.append(sample)
+        if len(found) >= CANDIDATES and any(map(size_of, found)):
+            break
+    return found
 
 
 def is_strided(sample: Any) -> bool:
@@ -127,9 +140,10 @@ def is_strided(sample: Any) -> bool:
 
 
 def size_of(sample: Any) -> int:
-    """Return the number of elements of a sample's tensors."""
+    """Return the number of elements of a sample's tensors; 0 where one is empty."""
     leaves = pytree.tree_leaves((sample.input, sample.args, sample.kwargs))
-    return sum(t.numel() for t in leaves if isinstance(t, Tensor))
+    sizes = [t.numel() for t in leaves if isinstance(t, Tensor)]
+    return sum(sizes) if all(sizes) else 0
 
 
 def spread(sizes: Sequence[int], count: int) -> list[int]:

@@ -102,6 +102,19 @@ def partial_call(case: Case, example: Sequence[Tensor], *inputs: Tensor) -> Tens
     return [out for out in case.func(*full) if differentiable(out)]
 
 
+def random_cotangents(
+    func: Callable[..., Tensors], inputs: Sequence[Tensor], seed: int
+) -> Tensors:
+    """Draw a cotangent for each output that torch.autograd tracks; others get zeros."""
+    outs = func(*[x.detach().clone().requires_grad_() for x in inputs])
+    if not any(o.requires_grad for o in outs):
+        raise NotApplicableError("torch.autograd has no derivative")
+    return [
+        c if o.requires_grad else torch.zeros_like(c)
+        for o, c in zip(outs, random_like(outs, seed), strict=True)
+    ]
+
+
 def autograd_vjp(
     func: Callable[..., Tensors],
     inputs: Sequence[Tensor],
@@ -252,7 +265,7 @@ def law_vjp(case: Case) -> None:
     for example in case.examples[:1]:
         func, inputs = real_function(case, example)
         outs = func(*inputs)
-        cotangents = random_like(outs, 1)
+        cotangents = oracle(random_cotangents, func, inputs, 1)
         expected = oracle(autograd_vjp, func, inputs, cotangents)
         value, pull = jaxtorch.vjp(func, *inputs)
         close(value, outs)
@@ -298,7 +311,7 @@ def law_linearize(case: Case) -> None:
 def second_order(case: Case) -> tuple[Any, Tensors, Tensors, Tensors]:
     """Return ``g(x, w) = J(x)^T w`` by torch.autograd, x, w, and directions."""
     func, inputs = real_function(case, case.examples[0])
-    cotangents = random_like(func(*inputs), 6)
+    cotangents = oracle(random_cotangents, func, inputs, 6)
     return func, inputs, cotangents, random_like(inputs, 7)
 
 
@@ -325,7 +338,7 @@ def law_jvp_vjp(case: Case) -> None:
     """``jvp(vjp)``: the derivative of a pull-back along ``(v, z)`` is ``H_w v + J^T z``."""
     func, inputs, cotangents, tangents = second_order(case)
     hessian = oracle(autograd_hessian, func, inputs, cotangents, tangents)
-    others = random_like(cotangents, 8)
+    others = oracle(random_cotangents, func, inputs, 8)
     linear = oracle(autograd_vjp, func, inputs, others)
     count = len(inputs)
 
@@ -381,11 +394,15 @@ def with_cotangents(case: Case, args: Sequence[Tensor]) -> tuple[Any, Tensors, T
 def compare_mapped(case: Case, ours: Any, theirs: Any, cotangents: bool) -> None:
     """Compare ``vmap(ours)`` with the loop of ``theirs`` for each way to batch."""
     func, inputs = real_function(case, case.examples[0])
-    likes = func(*inputs) if cotangents else inputs
+    keep, likes = [1.0] * len(inputs), inputs
+    if cotangents:
+        likes = oracle(random_cotangents, func, inputs, 9)
+        keep = [float(like.any()) for like in likes]
     seen = False
     for name, args, dims in batches(case)[:3]:
         size = next(a.shape[d] for a, d in zip(args, dims) if d is not None)
         extra = random_like([like.expand(size, *like.shape) for like in likes], 9)
+        extra = [e * k for e, k in zip(extra, keep, strict=True)]
         full, full_dims = [*args, *extra], [*dims, *[0] * len(extra)]
         try:
             expected = oracle(loop, theirs, full, full_dims)
@@ -429,7 +446,7 @@ def law_vjp_vmap(case: Case) -> None:
         inputs = [args[i] for i in places]
         by_loop = functools.partial(run, functools.partial(loop_of, case, dims))
         try:
-            cotangents = random_like(oracle(by_loop, *inputs), 10)
+            cotangents = oracle(random_cotangents, by_loop, inputs, 10)
             expected = oracle(autograd_vjp, by_loop, inputs, cotangents)
         except NotApplicableError:
             continue
