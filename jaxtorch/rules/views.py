@@ -30,7 +30,7 @@ def view_batch(size: int, dims: Any, x: Tensor, shape: Any) -> Any:
     """Keep the batch dim in front and view the rest."""
     x = to_front(x, dims[0])
     if -1 in shape:
-        shape = example_size(shape, x.numel() // size if size else 0)
+        shape = example_size(shape, x.shape[1:].numel())
     return x.reshape(size, *shape), 0
 
 
