@@ -40,7 +40,7 @@ class Layout:
         """Average over what the statistics are taken of."""
         return torch.mean(x, self.stats_dims, True) if self.stats_dims else x
 
-    def sum_affine(self, x: Tensor, shape: torch.Size) -> Tensor:
+    def sum_affine(self, x: Tensor, shape: Any) -> Tensor:
         """Sum over what a weight or bias of ``shape`` is constant along."""
         if self.affine_dims:
             x = torch.sum(x, self.affine_dims)
@@ -174,11 +174,13 @@ def backward_by_parts(
     rstd: Tensor,
     weight: Tensor | None,
     mask: list[bool],
+    parameter: Any,
 ) -> tuple[Any, Any, Any]:
     """Write the fused backward kernel with plain operators, so that it has derivatives.
 
     With ``h = g weight`` and ``z = (x - mean) rstd``: ``dx = rstd (h - avg(h) - z
-    avg(h z))``, ``dweight = sum g z``, ``dbias = sum g``.
+    avg(h z))``, ``dweight = sum g z``, ``dbias = sum g``; ``parameter`` is the shape of
+    the last two.
     """
     shape = x.shape
     g, x = shaped(g, layout.split), shaped(x, layout.split)
@@ -190,20 +192,9 @@ def backward_by_parts(
         slope = layout.sum_stats(h * standard)
         dx = (h - layout.sum_stats(h) - standard * slope) * rstd
         dx = cast_to(shaped(dx, shape), x.dtype)
-    parameter = x if weight is None else weight
-    if mask[1] and weight is not None:
-        dw = layout.sum_affine(g * standard, weight.shape)
-        dw = cast_to(dw, parameter.dtype)
+    dtype = x.dtype if weight is None else weight.dtype
+    if mask[1]:
+        dw = cast_to(layout.sum_affine(g * standard, parameter), dtype)
     if mask[2]:
-        db = cast_to(layout.sum_affine(g, parameter_shape(layout)), parameter.dtype)
+        db = cast_to(layout.sum_affine(g, parameter), dtype)
     return dx, dw, db
-
-
-def parameter_shape(layout: Layout) -> Any:
-    """Return the shape of a bias when there is no weight to read it off."""
-    kept = [
-        n
-        for d, n in enumerate(layout.split)
-        if d not in layout.affine_dims
-    ]
-    return torch.Size(kept)

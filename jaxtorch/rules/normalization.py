@@ -1,4 +1,4 @@
-"""Normalization: layer, group and batch norm and their backward kernels, rms norm."""
+"""Layer norm and group norm and their backward kernels. Not batch norm."""
 
 from typing import Any
 
@@ -158,7 +158,8 @@ def layer_norm_backward_decompose(
     mask: Any,
 ) -> Any:
     """The kernel in plain operators."""
-    return backward_by_parts(layer_layout(x, shape), g, x, mean, rstd, weight, mask)
+    layout = layer_layout(x, shape)
+    return backward_by_parts(layout, g, x, mean, rstd, weight, mask, shape)
 
 
 def group_layout(x: Tensor, n: int, c: int, hxw: int, group: int) -> Layout:
@@ -288,8 +289,7 @@ def group_norm_backward_decompose(
 ) -> Any:
     """The kernel in plain operators."""
     layout = group_layout(x, n, c, hxw, group)
-    dx, dw, db = backward_by_parts(layout, g, x, mean, rstd, weight, mask)
-    return dx, dw, None if db is None else db.reshape(c)
+    return backward_by_parts(layout, g, x, mean, rstd, weight, mask, (c,))
 
 
 RECORDS = (
