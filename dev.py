@@ -50,7 +50,7 @@ def prepare(extras: str) -> Path:
     wanted = fingerprint()
     if stamp.exists() and stamp.read_text() == wanted:
         return python
-    if not python.exists():
+    if not has_pip(python):
         print(f"Making {VENV}")
         make_environment()
     print("Installing; the first time this takes a few minutes (torch is large)")
@@ -69,6 +69,14 @@ def make_environment() -> None:
     except subprocess.CalledProcessError:
         print("This Python has no ensurepip. On Debian: apt-get install python3-venv")
         raise
+
+
+def has_pip(python: Path) -> bool:
+    """Tell whether .venv is there and whole; an interrupted call leaves half of it."""
+    if not python.exists():
+        return False
+    ask = [str(python), "-m", "pip", "--version"]
+    return subprocess.run(ask, capture_output=True).returncode == 0
 
 
 def install(python: Path, *what: str) -> None:
