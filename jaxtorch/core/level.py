@@ -49,6 +49,45 @@ class Wrapper(Tensor):
         raise NotImplementedError
 
 
+def direct(overload: OpOverload, slow: Any, reflected: bool = False) -> Any:
+    """Return a Python operator that calls ``dispatch`` without a way through C++.
+
+    About 2 us faster. Only where no dispatch mode is on, that is within rules and while
+    a tape is read; ``slow`` is the ordinary operator.
+    """
+
+    def operator(self: Wrapper, other: Any) -> Any:
+        if torch._C._len_torch_dispatch_stack() or not isinstance(other, OPERANDS):
+            return slow(self, other)
+        return dispatch(overload, (other, self) if reflected else (self, other), {})
+
+    return operator
+
+
+def negative(self: Wrapper) -> Any:
+    """The negation, as ``direct``."""
+    if torch._C._len_torch_dispatch_stack():
+        return Tensor.__neg__(self)
+    return dispatch(torch.ops.aten.neg.default, (self,), {})
+
+
+OPERANDS = (Tensor, int, float)
+Wrapper.__neg__ = negative  # type: ignore[method-assign]
+
+for _name, _overload in {
+    "add": torch.ops.aten.add.Tensor,
+    "sub": torch.ops.aten.sub.Tensor,
+    "mul": torch.ops.aten.mul.Tensor,
+}.items():
+    for _prefix in ("__", "__r"):
+        _dunder = f"{_prefix}{_name}__"
+        setattr(
+            Wrapper,
+            _dunder,
+            direct(_overload, getattr(Tensor, _dunder), _prefix == "__r"),
+        )
+
+
 class Level:
     """One open transform call. Subclasses are the interpreters."""
 

@@ -14,13 +14,19 @@ def map_basis(
     like: Sequence[Tensor],
     chunk_size: int | None,
     randomness: str,
+    pure: bool = False,
 ) -> list[Any]:
     """Map ``linear`` over the standard basis of the space of the tensors ``like``.
 
-    ``linear`` takes one tensor per entry of ``like``, of its shape. With ``chunk_size``
-    one it is called without ``vmap``.
+    ``linear`` takes one tensor per entry of ``like``, of its shape. It is called
+    without ``vmap`` with ``chunk_size`` one, and for a single basis vector where it is
+    ``pure``: where it runs no code of the user.
     """
     total = sum(leaf.numel() for leaf in like)
+    if total == 1 and pure:
+        one = [torch.ones_like(leaf) for leaf in like if leaf.numel()]
+        if len(one) == len(like):
+            return [out.unsqueeze(0) for out in linear(*one)]
     if chunk_size == 1 and total > 0:
         rows = []
         for index in range(total):

@@ -71,7 +71,11 @@ def jacrev(
         refuse_complex(where, [*leaves, *tape.outs])
         sizes = [out.numel() for out in tape.outs]
         rows = map_basis(
-            lambda *basis: tape.pull(basis), tape.outs, chunk_size, randomness
+            lambda *basis: tape.pull(basis),
+            tape.outs,
+            chunk_size,
+            randomness,
+            pure=True,
         )
         columns = []
         for row, leaf in zip(rows, leaves, strict=True):
