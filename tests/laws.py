@@ -423,7 +423,8 @@ def law_vmap_jvp(case: Case) -> None:
 
     def push(*args: Tensor) -> Tensors:
         func, inputs, tangents = with_cotangents(case, args)
-        return list(jaxtorch.jvp(func, tuple(inputs), tuple(tangents))[1])
+        outs, pushed = jaxtorch.jvp(func, tuple(inputs), tuple(tangents))
+        return [*outs, *pushed]
 
     push(*case.examples[0], *random_like(real_function(case, case.examples[0])[1], 0))
     compare_mapped(case, push, push, cotangents=False)

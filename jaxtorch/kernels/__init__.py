@@ -1,1 +1,1 @@
-
+"""Triton kernels: tensors in, tensors out. No autograd, no levels."""

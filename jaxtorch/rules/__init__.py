@@ -1,1 +1,1 @@
-
+"""What each ATen overload means under each transform: one file per family."""

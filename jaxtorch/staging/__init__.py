@@ -1,1 +1,1 @@
-
+"""Staged calls: trace, optimize, run. Nothing of the transforms."""

@@ -1,1 +1,1 @@
-
+"""What the user calls. No operator by name, no rule."""
