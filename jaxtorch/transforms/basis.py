@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jaxtorch.core.level import paused
 from jaxtorch.transforms.vmap import vmap
 
 
@@ -24,9 +25,8 @@ def map_basis(
     """
     total = sum(leaf.numel() for leaf in like)
     if total == 1 and pure:
-        one = [torch.ones_like(leaf) for leaf in like if leaf.numel()]
-        if len(one) == len(like):
-            return [out.unsqueeze(0) for out in linear(*one)]
+        if len(like) == 1:
+            return [out.unsqueeze(0) for out in linear(torch.ones_like(like[0]))]
     if chunk_size == 1 and total > 0:
         rows = []
         for index in range(total):
@@ -49,6 +49,14 @@ def map_basis(
 def basis_rows(
     like: Sequence[Tensor], start: int, length: int, total: int
 ) -> list[Tensor]:
+    """As ``make_rows``, plain also under an open transform."""
+    with paused():
+        return make_rows(like, start, length, total)
+
+
+def make_rows(
+    like: Sequence[Tensor], start: int, length: int, total: int
+) -> list[Tensor]:
     """Return basis vectors ``start`` to ``start + length``, cut up and shaped by tensor.
 
     Each result has shape ``[length, *leaf.shape]``.
@@ -56,7 +64,7 @@ def basis_rows(
     if len(like) == 1 and length == total:
         leaf = like[0]
         eye = torch.eye(total, dtype=leaf.dtype, device=leaf.device)
-        return [eye.reshape(total, *leaf.shape)]
+        return [eye if leaf.dim() == 1 else eye.reshape(total, *leaf.shape)]
     out = []
     offset = 0
     for leaf in like:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from jaxtorch import pytree
+from jaxtorch.core.level import paused
 from jaxtorch.errors import ArgumentError, UsageError, explain
 from jaxtorch.transforms.basis import map_basis
 from jaxtorch.transforms.checks import (
@@ -70,22 +71,21 @@ def jacrev(
         check_outputs(where, tape.outs, "the output of the function")
         refuse_complex(where, [*leaves, *tape.outs])
         sizes = [out.numel() for out in tape.outs]
-        rows = map_basis(
-            lambda *basis: tape.pull(basis),
-            tape.outs,
-            chunk_size,
-            randomness,
-            pure=True,
-        )
-        columns = []
-        for row, leaf in zip(rows, leaves, strict=True):
-            parts = row.split(sizes) if len(sizes) > 1 else (row,)
-            columns.append(
-                [
-                    part.reshape(out.shape + leaf.shape)
-                    for part, out in zip(parts, tape.outs, strict=True)
-                ]
+        with paused():
+            rows = map_basis(
+                lambda *basis: tape.pull(basis),
+                tape.outs,
+                chunk_size,
+                randomness,
+                pure=True,
             )
+            columns = [
+                [
+                    shaped(part, out.shape + leaf.shape)
+                    for part, out in zip(cut(row, sizes), tape.outs, strict=True)
+                ]
+                for row, leaf in zip(rows, leaves, strict=True)
+            ]
         result = assemble(columns, tape.spec, spec, isinstance(argnums, tuple))
         return (result, tape.aux) if has_aux else result
 
@@ -137,16 +137,14 @@ def jacfwd(
         columns = map_basis(push, leaves, chunk_size, randomness)
         count = seen["spec"].num_leaves
         refuse_complex(where, columns[:count])
-        per_output = []
-        for column in columns[:count]:
-            parts = column.split(sizes) if len(sizes) > 1 else (column,)
-            shape = column.shape[1:]
-            per_output.append(
+        with paused():
+            per_output = [
                 [
-                    part.movedim(0, -1).reshape(shape + leaf.shape)
-                    for part, leaf in zip(parts, leaves, strict=True)
+                    shaped(last(part), column.shape[1:] + leaf.shape)
+                    for part, leaf in zip(cut(column, sizes), leaves, strict=True)
                 ]
-            )
+                for column in columns[:count]
+            ]
         per_input = [list(c) for c in zip(*per_output, strict=True)]
         result = assemble(per_input, seen["spec"], spec, isinstance(argnums, tuple))
         if not has_aux:
@@ -207,6 +205,21 @@ def select_inputs(
         return func(*full, **kwargs)
 
     return call, leaves, spec
+
+
+def cut(rows: Tensor, sizes: list[int]) -> Sequence[Tensor]:
+    """Cut the leading dim into pieces of ``sizes``."""
+    return rows.split(sizes) if len(sizes) > 1 else (rows,)
+
+
+def shaped(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Reshape where the shape differs."""
+    return tensor if tensor.shape == shape else tensor.reshape(shape)
+
+
+def last(column: Tensor) -> Tensor:
+    """Move the leading dim to the end."""
+    return column if column.dim() == 1 else column.movedim(0, -1)
 
 
 def assemble(columns: Any, out_spec: Any, in_spec: Any, several: bool) -> Any:
