@@ -8,15 +8,22 @@ from torch import Tensor
 
 from jaxtorch.linear.diagonal import Elementwise, elementwise
 from jaxtorch.linear.operator import General, Output
-from jaxtorch.rules.batching import align, batched_at_front, physical, to_front
+from jaxtorch.rules.batching import (
+    batched_at_front,
+    broadcasting_batch,
+    physical,
+    to_front,
+)
 from jaxtorch.rules.makers import gradient_kernel, unary
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
 threshold_backward = aten.threshold_backward.default
+gelu_backward = aten.gelu_backward.default
+silu_backward = aten.silu_backward.default
 
 
-def relu_scale(t: Tensor, y: Tensor) -> Tensor:
+def relu_scale(t: Tensor, y: Tensor) -> Any:
     """Keep ``t`` where the output is positive."""
     return threshold_backward(t, y, 0)
 
@@ -31,12 +38,12 @@ def sigmoid_second(t: Tensor, g: Tensor, y: Tensor) -> Tensor:
     return t * (g * (1 - 2 * y))
 
 
-def silu_scale(t: Tensor, x: Tensor) -> Tensor:
+def silu_scale(t: Tensor, x: Tensor) -> Any:
     """``d x sigmoid(x)``; the fused kernel is for real numbers."""
     if t.is_complex():
         s = torch.sigmoid(x)
         return t * (s * (1 + x * (1 - s)))
-    return aten.silu_backward.default(t, x)
+    return silu_backward(t, x)
 
 
 def silu_second(t: Tensor, g: Tensor, x: Tensor) -> Tensor:
@@ -45,9 +52,9 @@ def silu_second(t: Tensor, g: Tensor, x: Tensor) -> Tensor:
     return t * (g * s * (1 - s) * (2 + x * (1 - 2 * s)))
 
 
-def gelu_scale(t: Tensor, x: Tensor, *, approximate: str = "none") -> Tensor:
+def gelu_scale(t: Tensor, x: Tensor, *, approximate: str = "none") -> Any:
     """``gelu'`` by the fused kernel."""
-    return aten.gelu_backward.default(t, x, approximate=approximate)
+    return gelu_backward(t, x, approximate=approximate)
 
 
 def gelu_second(
@@ -81,21 +88,19 @@ def softplus_second(
     return torch.where(z > threshold, 0, t * (g * s * (1 - s) * beta))
 
 
-def softplus_scale(
-    t: Tensor, x: Tensor, beta: float = 1, threshold: float = 20
-) -> Tensor:
+def softplus_scale(t: Tensor, x: Tensor, beta: float = 1, threshold: float = 20) -> Any:
     """``sigmoid(beta x)`` by the fused kernel."""
     return aten.softplus_backward.default(t, x, beta, threshold)
 
 
-def leaky_relu_scale(t: Tensor, x: Tensor, slope: float = 0.01) -> Tensor:
+def leaky_relu_scale(t: Tensor, x: Tensor, slope: float = 0.01) -> Any:
     """One or the slope."""
     return aten.leaky_relu_backward.default(t, x, slope, False)
 
 
 def elu_scale(
     t: Tensor, x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1
-) -> Tensor:
+) -> Any:
     """``elu'`` by the fused kernel."""
     return aten.elu_backward.default(t, alpha, scale, input_scale, False, x)
 
@@ -117,12 +122,12 @@ def elu_second(
     return torch.where(x <= 0, t * curved, 0)
 
 
-def celu_scale(t: Tensor, x: Tensor, alpha: float = 1) -> Tensor:
+def celu_scale(t: Tensor, x: Tensor, alpha: float = 1) -> Any:
     """``celu`` is ``elu`` with the input scaled by ``1 / alpha``."""
     return aten.elu_backward.default(t, alpha, 1, 1 / alpha, False, x)
 
 
-def hardtanh_scale(t: Tensor, x: Tensor, low: float = -1, high: float = 1) -> Tensor:
+def hardtanh_scale(t: Tensor, x: Tensor, low: float = -1, high: float = 1) -> Any:
     """One strictly inside the interval."""
     return aten.hardtanh_backward.default(t, x, low, high)
 
@@ -132,12 +137,12 @@ def hardswish_second(t: Tensor, g: Tensor, x: Tensor) -> Tensor:
     return torch.where((x > -3) & (x < 3), t * (g * (1 / 3)), 0)
 
 
-def softshrink_scale(t: Tensor, x: Tensor, lambd: float = 0.5) -> Tensor:
+def softshrink_scale(t: Tensor, x: Tensor, lambd: float = 0.5) -> Any:
     """One outside the interval."""
     return aten.softshrink_backward.default(t, x, lambd)
 
 
-def hardshrink_scale(t: Tensor, x: Tensor, lambd: float = 0.5) -> Tensor:
+def hardshrink_scale(t: Tensor, x: Tensor, lambd: float = 0.5) -> Any:
     """One outside the interval."""
     return aten.hardshrink_backward.default(t, x, lambd)
 
@@ -174,10 +179,11 @@ def log_sigmoid_backward_batch(
     size: int, dims: Any, g: Tensor, x: Tensor, buffer: Tensor
 ) -> Any:
     """The buffer has the shape of ``x``, or on CUDA is empty and not batched."""
-    call = aten.log_sigmoid_backward.default
-    if dims[2] is None and not buffer.numel():
-        return call(*torch.broadcast_tensors(*align((g, x), dims[:2])), buffer), 0
-    return call(*torch.broadcast_tensors(*align((g, x, buffer), dims))), 0
+    if buffer.numel() or dims[2] is not None:
+        buffer = batched_at_front(buffer, dims[2], size)
+    g = batched_at_front(g, dims[0], size)
+    x = batched_at_front(x, dims[1], size)
+    return aten.log_sigmoid_backward.default(g, x, buffer), 0
 
 
 def prelu_left(t: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -200,10 +206,14 @@ def prelu_linearize(wanted: Any, x: Tensor, weight: Tensor) -> Any:
 
 
 def expanding_batch(call: Any) -> Any:
-    """Batch a kernel that broadcasts its operands only to the shape of the first."""
+    """Batch a kernel whose operands have one rank; the first has the output's shape."""
 
     def batch(size: int, dims: Any, *args: Tensor) -> Any:
-        return call(*torch.broadcast_tensors(*align(args, dims))), 0
+        moved = [
+            batched_at_front(arg, dim, size)
+            for arg, dim in zip(args, dims, strict=True)
+        ]
+        return call(*moved), 0
 
     return batch
 
@@ -288,7 +298,15 @@ RECORDS = (
     unary(aten.leaky_relu.default, leaky_relu_scale),
     gradient_kernel(aten.leaky_relu_backward.default, None),
     unary(aten.elu.default, elu_scale),
-    gradient_kernel(aten.elu_backward.default, None, None, None, None, elu_second),
+    gradient_kernel(
+        aten.elu_backward.default,
+        None,
+        None,
+        None,
+        None,
+        elu_second,
+        batch=broadcasting_batch(aten.elu_backward.default),
+    ),
     unary(aten.celu.default, celu_scale),
     unary(aten.hardtanh.default, hardtanh_scale),
     gradient_kernel(aten.hardtanh_backward.default, None),

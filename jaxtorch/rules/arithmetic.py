@@ -54,9 +54,7 @@ def add_linearize(wanted: Any, x: Any, y: Any, *, alpha: Any = 1) -> Any:
     if wanted[0]:
         left = passed_on(x, out)
     if wanted[1]:
-        right = (
-            passed_on(y, out) if alpha == 1 else elementwise(mul, y, out, alpha)
-        )
+        right = passed_on(y, out) if alpha == 1 else elementwise(mul, y, out, alpha)
     return out, (left, right)
 
 

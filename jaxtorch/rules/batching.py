@@ -16,10 +16,12 @@ def entry_point(overload: OpOverload) -> Callable[..., Any]:
     ``torch.sin`` costs about 1.5 us less than ``torch.ops.aten.sin.default``.
     """
     name = overload._schema.name.partition("::")[2]
-    for home in (torch, torch._C._nn, torch._C._special):
-        if hasattr(home, name):
-            return getattr(home, name)  # type: ignore[no-any-return]
-    return overload
+    found: Callable[..., Any] = getattr(torch, name, overload)
+    if name.startswith("special_"):
+        found = getattr(torch.special, name.removeprefix("special_"), overload)
+    elif found is overload:
+        found = getattr(torch._C._nn, name, overload)
+    return found
 
 
 def to_front(value: Tensor, dim: int) -> Tensor:
@@ -69,16 +71,15 @@ def align(args: Sequence[Any], dims: Sequence[Any]) -> list[Any]:
     rank = 0
     for arg, dim in zip(args, dims, strict=True):
         if isinstance(arg, Tensor):
-            rank = max(rank, arg.dim() - (dim is not None))
-    out = []
-    for arg, dim in zip(args, dims, strict=True):
-        if dim is not None:
-            if dim != 0:
-                arg = arg.movedim(dim, 0)
-            if arg.dim() != rank + 1:
-                arg = pad_rank(arg, rank)
-        out.append(arg)
-    return out
+            own = arg.dim() if dim is None else arg.dim() - 1
+            if own > rank:
+                rank = own
+    return [
+        arg
+        if dim is None or (dim == 0 and arg.dim() > rank)
+        else pad_rank(to_front(arg, dim), rank)
+        for arg, dim in zip(args, dims, strict=True)
+    ]
 
 
 def promote(args: Sequence[Any], dims: Sequence[Any]) -> list[Any]:
@@ -119,25 +120,29 @@ def unary_batch(call: Callable[..., Any]) -> BatchRule:
 
 
 def binary_batch(call: Callable[..., Any]) -> BatchRule:
-    """Batch an elementwise op of two operands that broadcast; one may be a number."""
+    """Batch an elementwise op of two operands that broadcast; one may be a number.
 
-    def batch(size: int, dims: Any, x: Any, y: Any, **kwargs: Any) -> Any:
-        dx, dy = dims
+    No argument behind them is a tensor.
+    """
+
+    def batch(size: int, dims: Any, x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
+        dx = dims[0]
+        dy = dims[1]
         if dy is None and not isinstance(y, Tensor):
-            return call(x, y, **kwargs), dx
+            return call(x, y, *args, **kwargs), dx
         if dx is None and not isinstance(x, Tensor):
-            return call(x, y, **kwargs), dy
+            return call(x, y, *args, **kwargs), dy
         if x.dtype is not y.dtype:
-            x, y = promote((x, y), dims)
+            x, y = promote((x, y), (dx, dy))
         missing = x.dim() - y.dim()
         if dx == dy and not missing:
-            return call(x, y, **kwargs), dx
+            return call(x, y, *args, **kwargs), dx
         if (dx == 0 and dy is None and missing > 0) or (
             dy == 0 and dx is None and missing < 0
         ):
-            return call(x, y, **kwargs), 0
-        x, y = align((x, y), dims)
-        return call(x, y, **kwargs), 0
+            return call(x, y, *args, **kwargs), 0
+        x, y = align((x, y), (dx, dy))
+        return call(x, y, *args, **kwargs), 0
 
     return batch
 

@@ -38,7 +38,9 @@ def clone_linearize(wanted: Any, x: Tensor, **kwargs: Any) -> Any:
 def to_copy_batch(size: int, dims: Any, x: Tensor, **kwargs: Any) -> Any:
     """A channels-last layout has no meaning with a batch dim; the layout is kept."""
     dim = dims[0]
-    memory_format = kwargs.get("memory_format")
+    if "memory_format" not in kwargs:
+        return cast_copy(x, **kwargs), dim
+    memory_format = kwargs["memory_format"]
     if memory_format is torch.contiguous_format:
         x = to_front(x, dim)
         dim = 0
@@ -47,10 +49,19 @@ def to_copy_batch(size: int, dims: Any, x: Tensor, **kwargs: Any) -> Any:
     return aten._to_copy.default(x, **kwargs), dim
 
 
+def cast_copy(x: Tensor, **kwargs: Any) -> Any:
+    """Call ``_to_copy``, by the cheaper ``Tensor.to`` for a change of dtype."""
+    if len(kwargs) == 1 and "dtype" in kwargs:
+        dtype = kwargs["dtype"]
+        if dtype is not None and dtype is not x.dtype:
+            return x.to(dtype)
+    return aten._to_copy.default(x, **kwargs)
+
+
 def to_copy_linearize(wanted: Any, x: Tensor, **kwargs: Any) -> Any:
     """The same cast, back for the transpose."""
-    out = aten._to_copy.default(x, **kwargs)
-    if out.device == x.device:
+    out = cast_copy(x, **kwargs)
+    if "device" not in kwargs or out.device == x.device:
         if out.dtype is x.dtype:
             return out, IDENTITY
         return out, (Cast(x.dtype, out.dtype),)

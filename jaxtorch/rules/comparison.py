@@ -24,22 +24,27 @@ def where_batch(size: int, dims: Any, condition: Tensor, x: Tensor, y: Tensor) -
     """Align the three; only ``x`` and ``y`` take part in type promotion."""
     if x.dtype is not y.dtype:
         x, y = promote((x, y), dims[1:])
+    dim = dims[0]
+    if dim == dims[1] == dims[2] and condition.dim() == x.dim() == y.dim():
+        return torch.where(condition, x, y), dim
     return torch.where(*align((condition, x, y), dims)), 0
 
 
 def keep_if(t: Tensor, condition: Tensor) -> Tensor:
     """Keep ``t`` where the condition holds, zero elsewhere."""
-    return torch.where(condition, t, 0)
+    return torch.masked_fill(t, torch.logical_not(condition), 0)
 
 
 def drop_if(t: Tensor, condition: Tensor) -> Tensor:
     """Keep ``t`` where the condition does not hold, zero elsewhere."""
-    return torch.where(condition, 0, t)
+    return torch.masked_fill(t, condition, 0)
 
 
 def where_linearize(wanted: Any, condition: Tensor, x: Tensor, y: Tensor) -> Any:
     """The tangent of the operand that was chosen."""
     out = torch.where(condition, x, y)
+    if condition.dtype is not torch.bool:
+        condition = condition != 0
     return out, (
         None,
         wanted[1] and elementwise(keep_if, x, out, condition),
@@ -49,34 +54,32 @@ def where_linearize(wanted: Any, condition: Tensor, x: Tensor, y: Tensor) -> Any
 
 def larger(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Keep ``t`` where x > y, half of it at a tie (as torch.autograd does)."""
-    return torch.where(x < y, 0, torch.where(x == y, t * 0.5, t))
+    return torch.where(x == y, t * 0.5, t).masked_fill(x < y, 0)
 
 
 def chosen_first(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Keep ``t`` where fmax takes x: also at a tie, and where y is NaN."""
-    return torch.where((x >= y) | torch.isnan(y), t, 0)
+    return keep_if(t, (x >= y) | torch.isnan(y))
 
 
 def chosen_second(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Keep ``t`` where fmax takes y."""
-    return torch.where((x >= y) | torch.isnan(y), 0, t)
+    return drop_if(t, (x >= y) | torch.isnan(y))
 
 
 def chosen_first_min(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Keep ``t`` where fmin takes x: also at a tie, and where y is NaN."""
-    return torch.where((x <= y) | torch.isnan(y), t, 0)
+    return keep_if(t, (x <= y) | torch.isnan(y))
 
 
 def chosen_second_min(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Keep ``t`` where fmin takes y."""
-    return torch.where((x <= y) | torch.isnan(y), 0, t)
+    return drop_if(t, (x <= y) | torch.isnan(y))
 
 
-def within(x: Any, low: Any, high: Any) -> Any:
-    """Tell where x lies in the closed interval; None is no bound."""
-    if low is None:
-        return x <= high
-    return x >= low if high is None else (x >= low) & (x <= high)
+def unchanged(t: Tensor, x: Tensor, bound: Any, out: Tensor) -> Tensor:
+    """Keep ``t`` where clamping did not change x, so also on the bound."""
+    return torch.masked_fill(t, x != out, 0)
 
 
 def clamp_batch(
@@ -89,7 +92,17 @@ def clamp_batch(
 
 
 def clamp_linearize(wanted: Any, x: Tensor, low: Any = None, high: Any = None) -> Any:
-    """The tangent passes inside the closed interval, a bound's where it is taken."""
+    """The tangent passes where x lies in the closed interval."""
+    out = torch.clamp(x, low, high)
+    if low is not None and high is not None and low > high:
+        return out, ()
+    return out, (elementwise(unchanged, x, out, x, None, out),)
+
+
+def clamp_tensor_linearize(
+    wanted: Any, x: Tensor, low: Any = None, high: Any = None
+) -> Any:
+    """The tangent passes in the closed interval, that of a bound where it is taken."""
     out = torch.clamp(x, low, high)
     operators: list[Any] = [None, None, None]
     if wanted[0]:
@@ -103,19 +116,21 @@ def clamp_linearize(wanted: Any, x: Tensor, low: Any = None, high: Any = None) -
 
 def clamp_pass(t: Tensor, x: Tensor, low: Any, high: Any) -> Tensor:
     """Keep ``t`` inside the interval, bounds included."""
-    return torch.where(within(x, low, high), t, 0)
+    if low is None:
+        return keep_if(t, x <= high)
+    return keep_if(t, x >= low if high is None else (x >= low) & (x <= high))
 
 
 def clamp_low(t: Tensor, x: Tensor, low: Tensor, high: Any) -> Tensor:
     """Keep ``t`` where the lower bound is the result."""
     below = x < low
-    return torch.where(below if high is None else below & (low < high), t, 0)
+    return keep_if(t, below if high is None else below & (low < high))
 
 
 def clamp_high(t: Tensor, x: Tensor, low: Any, high: Tensor) -> Tensor:
     """Keep ``t`` where the upper bound is the result, also where the bounds cross."""
     above = x > high
-    return torch.where(above if low is None else above | (high < low), t, 0)
+    return keep_if(t, above if low is None else above | (high < low))
 
 
 def abs_linearize(wanted: Any, x: Tensor) -> Any:
@@ -171,7 +186,7 @@ def angle_linearize(wanted: Any, x: Tensor) -> Any:
 
 def nan_to_num_scale(t: Tensor, x: Tensor, *unused: Any) -> Tensor:
     """Zero where a number was put in the place of NaN or infinity."""
-    return torch.where(torch.isfinite(x), t, 0)
+    return keep_if(t, torch.isfinite(x))
 
 
 def pass_through(t: Tensor, x: Tensor, *unused: Any) -> Tensor:
@@ -235,20 +250,20 @@ RECORDS = (
     binary(aten.fmax.default, chosen_first, chosen_second),
     binary(aten.fmin.default, chosen_first_min, chosen_second_min),
     Record(aten.clamp.default, clamp_batch, clamp_linearize),
-    Record(aten.clamp.Tensor, clamp_batch, clamp_linearize),
-    binary(aten.clamp_min.default, lambda t, x, low: torch.where(x >= low, t, 0), None),
-    binary(
-        aten.clamp_max.default, lambda t, x, high: torch.where(x <= high, t, 0), None
-    ),
+    Record(aten.clamp.Tensor, clamp_batch, clamp_tensor_linearize),
+    binary(aten.clamp_min.default, unchanged, None, saves_output=True),
+    binary(aten.clamp_max.default, unchanged, None, saves_output=True),
     binary(
         aten.clamp_min.Tensor,
-        lambda t, x, low: torch.where(x >= low, t, 0),
-        lambda t, x, low: torch.where(x < low, t, 0),
+        unchanged,
+        lambda t, x, low, out: keep_if(t, x < low),
+        saves_output=True,
     ),
     binary(
         aten.clamp_max.Tensor,
-        lambda t, x, high: torch.where(x <= high, t, 0),
-        lambda t, x, high: torch.where(x > high, t, 0),
+        unchanged,
+        lambda t, x, high, out: keep_if(t, x > high),
+        saves_output=True,
     ),
     Record(aten.abs.default, unary_batch(torch.abs), abs_linearize),
     Record(aten.sgn.default, unary_batch(torch.sgn), sgn_linearize),

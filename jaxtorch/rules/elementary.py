@@ -1,6 +1,7 @@
 """Elementary functions: exponentials, logarithms, powers of one half, trigonometry."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,22 +9,24 @@ from torch import Tensor
 from jaxtorch.rules.makers import unary
 
 aten = torch.ops.aten
+tanh_backward = aten.tanh_backward.default
+sigmoid_backward = aten.sigmoid_backward.default
 LOG2 = math.log(2)
 LOG10 = math.log(10)
 
 
-def tanh_scale(t: Tensor, y: Tensor) -> Tensor:
+def tanh_scale(t: Tensor, y: Tensor) -> Any:
     """``d tanh(x) = (1 - y^2) dx``; the fused kernel conjugates complex factors."""
     if t.is_complex():
         return t * (1 - y * y)
-    return aten.tanh_backward.default(t, y)
+    return tanh_backward(t, y)
 
 
-def sigmoid_scale(t: Tensor, y: Tensor) -> Tensor:
+def sigmoid_scale(t: Tensor, y: Tensor) -> Any:
     """``d sigmoid(x) = y (1 - y) dx``; the fused kernel conjugates complex factors."""
     if t.is_complex():
         return t * (y * (1 - y))
-    return aten.sigmoid_backward.default(t, y)
+    return sigmoid_backward(t, y)
 
 
 def rsqrt_scale(t: Tensor, y: Tensor) -> Tensor:
@@ -48,7 +51,7 @@ def sinc_scale(t: Tensor, x: Tensor) -> Tensor:
     return t * torch.where(origin, series, slope)
 
 
-def logit_scale(t: Tensor, x: Tensor, eps: float | None = None) -> Tensor:
+def logit_scale(t: Tensor, x: Tensor, eps: float | None = None) -> Any:
     """``d log(x / (1 - x)) = dx / (x (1 - x))``; zero where eps has clamped x."""
     return aten.logit_backward.default(t, x, eps)
 
@@ -61,7 +64,7 @@ RECORDS = (
     unary(aten.log2.default, lambda t, x: t / (x * LOG2)),
     unary(aten.log10.default, lambda t, x: t / (x * LOG10)),
     unary(aten.log1p.default, lambda t, x: t / (x + 1)),
-    unary(aten.sqrt.default, lambda t, y: t / (y * 2), "output"),
+    unary(aten.sqrt.default, lambda t, y: t / (y + y), "output"),
     unary(aten.rsqrt.default, rsqrt_scale, "output"),
     unary(aten.sin.default, lambda t, x: t * torch.cos(x)),
     unary(aten.cos.default, lambda t, x: t * -torch.sin(x)),

@@ -92,7 +92,8 @@ def gradient_kernel(
     """Make the record of a fused elementwise ``*_backward`` kernel.
 
     The first argument is the cotangent, in which the kernel is linear and its own
-    transpose. ``seconds`` are, for the arguments after it, the functions
+    transpose; the second is the only other tensor, unless ``batch`` is given.
+    ``seconds`` are, for the arguments after the first, the functions
     ``second(t, *args)`` that multiply ``t`` by the derivative with respect to that
     argument; None where it is zero.
     """
@@ -109,7 +110,7 @@ def gradient_kernel(
                 operators[place] = elementwise(own, args[place], out, *args)
         return out, operators
 
-    return Record(overload, batch or broadcasting_batch(overload), linearize)
+    return Record(overload, batch or binary_batch(overload), linearize)
 
 
 def no_derivative(overload: OpOverload, batch: BatchRule | None = None) -> Record:

@@ -42,7 +42,7 @@ def ndtri_scale(t: Tensor, y: Tensor) -> Tensor:
     return t * (torch.exp(y * y * 0.5) * math.sqrt(2 * math.pi))
 
 
-def log_ndtr_scale(t: Tensor, x: Tensor) -> Tensor:
+def log_ndtr_scale(t: Tensor, x: Tensor) -> Any:
     """``d log ndtr(x) = sqrt(2 / pi) / erfcx(-x / sqrt(2)) dx``."""
     tail = torch.special.erfcx(x * -math.sqrt(0.5))
     return t * (math.sqrt(2 / math.pi) / tail)
@@ -76,7 +76,7 @@ def over_argument(numerator: Tensor, x: Tensor, limit: Any) -> Tensor:
     return torch.where(origin, limit, numerator / torch.where(origin, 1, x))
 
 
-def i0e_scale(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def i0e_scale(t: Tensor, x: Tensor, y: Tensor) -> Any:
     """``d exp(-|x|) I0(x) = (i1e - sgn(x) i0e) dx``."""
     return t * (torch.special.i1e(x) - torch.sgn(x) * y)
 
@@ -86,40 +86,40 @@ def i1_scale(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return t * (torch.i0(x) - over_argument(y, x, 0.5 - x * x * (1 / 16)))
 
 
-def i1e_scale(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def i1e_scale(t: Tensor, x: Tensor, y: Tensor) -> Any:
     """``d exp(-|x|) I1(x) = (i0e - i1e (sgn(x) + 1 / x)) dx``."""
     ratio = over_argument(y, x, 0.5)
     return t * (torch.special.i0e(x) - torch.sgn(x) * y - ratio)
 
 
-def j1_scale(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def j1_scale(t: Tensor, x: Tensor, y: Tensor) -> Any:
     """``d J1(x) = (J0 - J1 / x) dx``; a series at 0."""
     ratio = over_argument(y, x, 0.5 - x * x * (1 / 16))
     return t * (torch.special.bessel_j0(x) - ratio)
 
 
-def y1_scale(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def y1_scale(t: Tensor, x: Tensor, y: Tensor) -> Any:
     """``d Y1(x) = (Y0 - Y1 / x) dx``."""
     return t * (torch.special.bessel_y0(x) - y / x)
 
 
-def modified_i1_scale(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def modified_i1_scale(t: Tensor, x: Tensor, y: Tensor) -> Any:
     """``d I1(x) = (I0 - I1 / x) dx``; a series at 0."""
     ratio = over_argument(y, x, 0.5 + x * x * (1 / 16))
     return t * (torch.special.modified_bessel_i0(x) - ratio)
 
 
-def k1_scale(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def k1_scale(t: Tensor, x: Tensor, y: Tensor) -> Any:
     """``d K1(x) = -(K0 + K1 / x) dx``."""
     return t * -(torch.special.modified_bessel_k0(x) + y / x)
 
 
-def scaled_k0_scale(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def scaled_k0_scale(t: Tensor, x: Tensor, y: Tensor) -> Any:
     """``d exp(x) K0(x) = (scaled K0 - scaled K1) dx``."""
     return t * (y - torch.special.scaled_modified_bessel_k1(x))
 
 
-def scaled_k1_scale(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def scaled_k1_scale(t: Tensor, x: Tensor, y: Tensor) -> Any:
     """``d exp(x) K1(x) = (scaled K1 (1 - 1 / x) - scaled K0) dx``."""
     return t * (y - y / x - torch.special.scaled_modified_bessel_k0(x))
 
@@ -159,7 +159,7 @@ def igamma_linearize(overload: OpOverload, call: Any, sign: float) -> Any:
 def zeta_linearize(overload: OpOverload) -> Any:
     """``d zeta(s, q) = -s zeta(s + 1, q) dq``."""
 
-    def scale(t: Tensor, s: Any, q: Any) -> Tensor:
+    def scale(t: Tensor, s: Any, q: Any) -> Any:
         return t * (torch.special.zeta(s + 1, q) * -s)
 
     def linearize(wanted: Any, s: Any, q: Any) -> Any:
