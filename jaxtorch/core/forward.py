@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from jaxtorch.core import fallback
-from jaxtorch.core.level import Level, Wrapper, make_wrapper
+from jaxtorch.core.level import Level, Wrapper, make_wrapper, tracked_by_autograd
 from jaxtorch.core.primitive import Primitive
 from jaxtorch.core.tracking import add_tangents, has_derivative, run_primals, unwrap
 
@@ -47,6 +47,34 @@ def wrap(level: "ForwardLevel", value: Tensor, tangent: Tensor | None) -> DualTe
     return out
 
 
+def push(rule: Any, sources: list[Any], values: list[Any], kwargs: Any) -> Any:
+    """Run a rule and push the tangents in ``sources`` through its operators."""
+    out, operators = rule(sources, *values, **kwargs)
+    total = None
+    for operator, source in zip(operators, sources, strict=False):
+        if source is None:
+            continue
+        if type(source) is list:
+            for each, own in zip(operator, source, strict=True):
+                if own is not None:
+                    total = add_tangents(total, each.apply(own[0]))
+        else:
+            tangent = operator.apply(source[0])
+            total = tangent if total is None else add_tangents(total, tangent)
+    return out, total
+
+
+def any_tracked(sources: list[Any]) -> bool:
+    """Tell whether torch.autograd tracks any tangent in ``sources``."""
+    for source in sources:
+        if type(source) is list:
+            if any_tracked(source):
+                return True
+        elif source is not None and source[0].requires_grad:
+            return True
+    return False
+
+
 class ForwardLevel(Level):
     """One open ``jvp``."""
 
@@ -76,27 +104,14 @@ class ForwardLevel(Level):
             if has_derivative(out):
                 raise fallback.missing_derivative(primitive, self.transform)
             return self.wrap_output(out, None)
-        out, tangents = run_primals(
-            tracked, self.push, (rule, sources, values, kwargs), {}
-        )
+        if torch.is_grad_enabled() and (tracked or any_tracked(sources)):
+            with tracked_by_autograd():
+                out, tangents = push(rule, sources, values, kwargs)
+        else:
+            out, tangents = push(rule, sources, values, kwargs)
+        if isinstance(out, Tensor):
+            return wrap(self, out, tangents if has_derivative(out) else None)
         return self.wrap_output(out, tangents)
-
-    def push(
-        self, rule: Any, sources: list[Any], values: list[Any], kwargs: Any
-    ) -> Any:
-        """Run a rule and push the tangents in ``sources`` through its operators."""
-        out, operators = rule(sources, *values, **kwargs)
-        total = None
-        for operator, source in zip(operators, sources, strict=False):
-            if source is None:
-                continue
-            if type(source) is list:
-                for each, own in zip(operator, source, strict=True):
-                    if own is not None:
-                        total = add_tangents(total, each.apply(own[0]))
-            else:
-                total = add_tangents(total, operator.apply(source[0]))
-        return out, total
 
     def constant(self, primitive: Primitive, arg: Any) -> Any:
         """Unwrap a keyword argument, which no rule differentiates."""
