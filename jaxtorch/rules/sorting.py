@@ -1,4 +1,4 @@
-"""Sorting and order statistics: sort, topk, max with index, median, histc, search."""
+"""Sorting and order statistics: sort, topk, max with index, median, search."""
 
 from typing import Any
 
@@ -68,20 +68,6 @@ def whole_median(overload: OpOverload) -> Record:
         return out, (ReducedElementwise(scale, x, out, dims, False),)
 
     return Record(overload, full_reduction_batch(flat), linearize)
-
-
-def histc_decompose(x: Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> Tensor:
-    """Count by adding ones; with equal ends the range is that of the elements."""
-    x = x.flatten()
-    low, high = x.new_full((), min), x.new_full((), max)
-    if min == max and x.numel():
-        low, high = torch.amin(x), torch.amax(x)
-    single = low == high
-    low, high = torch.where(single, low - 1, low), torch.where(single, high + 1, high)
-    inside = (x >= low) & (x <= high)
-    place = ((x - low) / (high - low) * bins).nan_to_num(0)
-    index = torch.clamp(place, 0, bins - 1).to(torch.int64)
-    return torch.scatter_add(x.new_zeros(bins), 0, index, inside.to(x.dtype))
 
 
 def search_batch(
@@ -187,5 +173,4 @@ RECORDS: tuple[Record, ...] = (
     without_derivative(aten.searchsorted.Scalar, search_scalar_batch),
     without_derivative(aten.bucketize.Tensor, bucketize_batch),
     without_derivative(aten.bucketize.Scalar, bucketize_batch),
-    Record(aten.histc.default, decompose=histc_decompose),
 )
