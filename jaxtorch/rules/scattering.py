@@ -1,4 +1,4 @@
-"""Gather and scatter along one dim, with an index of the shape of the result."""
+"""Gather and scatter along one dim, with an index tensor of the rank of the others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -112,11 +112,155 @@ def scatter_value_reduce_decompose(
     return scatter_reduce_method_decompose(x, dim, index, src, reduce=reduce)
 
 
+class Place:
+    """Where a scatter writes, and whether what was there takes part."""
+
+    __slots__ = ("dim", "index", "include_self")
+
+    def __init__(self, dim: int, index: Tensor, include_self: bool) -> None:
+        self.dim = dim
+        self.index = index
+        self.include_self = include_self
+
+    def own(self, x: Tensor, neutral: Any) -> Tensor:
+        """Put ``neutral`` where the target is written but does not take part."""
+        if self.include_self:
+            return x
+        return torch.scatter(x, self.dim, self.index, neutral)
+
+    def add(self, x: Tensor, src: Tensor) -> Tensor:
+        """Add up what takes part in each entry of the target."""
+        return torch.scatter_add(self.own(x, 0), self.dim, self.index, src)
+
+    def read(self, x: Tensor) -> Tensor:
+        """Return the entry of the target that each element of the source goes to."""
+        return torch.gather(x, self.dim, self.index)
+
+
+def scatter_reduce_linearize(
+    wanted: Any,
+    x: Tensor,
+    dim: int,
+    index: Tensor,
+    src: Tensor,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> Any:
+    """A diagonal operator in ``x``; one that is then scattered in the source."""
+    out = torch.scatter_reduce(x, dim, index, src, reduce, include_self=include_self)
+    place = Place(dim, index, include_self)
+    read = src
+    for d, length in enumerate(index.shape):
+        read = read if read.shape[d] == length else read.narrow(d, 0, length)
+    on_x, on_src = REDUCTIONS[reduce]
+    residuals = (place, x, read, out)
+    added = Composition(
+        Gather(dim, index, x.shape).transpose(), Elementwise(on_src, *residuals)
+    )
+    source = wanted[3] and from_source(added, index, src)
+    return out, (Elementwise(on_x, *residuals), None, None, source)
+
+
+def sum_on_target(t: Tensor, place: Place, x: Any, src: Any, out: Any) -> Tensor:
+    """The target takes part where it is included or not written."""
+    return place.own(t, 0)
+
+
+def sum_on_source(t: Tensor, place: Place, x: Any, src: Any, out: Any) -> Tensor:
+    """Every element of the source counts once."""
+    return t
+
+
+def count(place: Place, x: Tensor, src: Tensor) -> Tensor:
+    """Return how many elements take part in each entry."""
+    return place.add(x.new_ones(x.shape), src.new_ones(src.shape))
+
+
+def mean_on_target(t: Tensor, place: Place, x: Tensor, src: Tensor, out: Any) -> Tensor:
+    """The sum's, divided by the number of elements."""
+    return place.own(t, 0) / count(place, x, src)
+
+
+def mean_on_source(t: Tensor, place: Place, x: Tensor, src: Tensor, out: Any) -> Tensor:
+    """The sum's, divided by the number of elements."""
+    return t / place.read(count(place, x, src))
+
+
+def product_of_others(
+    place: Place, x: Tensor, src: Tensor, on_source: bool
+) -> Tensor:
+    """Return for each element the product of all others of its entry.
+
+    That is the product of those that are not zero, divided by the element itself, times
+    the zeros among the others, where more than one of them makes nought to second order.
+    """
+    one = x.new_ones(())
+    no_zero_x, no_zero_src = (torch.where(v == 0, one, v) for v in (x, src))
+    product = torch.scatter_reduce(
+        place.own(no_zero_x, 1), place.dim, place.index, no_zero_src, "prod"
+    )
+    zeros = place.add((x == 0).to(x.dtype), (src == 0).to(x.dtype))
+    zero_sum = place.add(x * (x == 0), src * (src == 0))
+    value, divisor = x, no_zero_x
+    if on_source:
+        value, divisor = src, no_zero_src
+        product, zeros, zero_sum = map(place.read, (product, zeros, zero_sum))
+    is_zero = value == 0
+    others = zeros - is_zero.to(x.dtype)
+    single = torch.where(others == 1, zero_sum - value * is_zero, x.new_zeros(()))
+    return product / divisor * torch.where(others == 0, one, single)
+
+
+def product_on_target(t: Tensor, place: Place, x: Any, src: Any, out: Any) -> Tensor:
+    """Times the product of the other elements."""
+    return place.own(t, 0) * product_of_others(place, x, src, on_source=False)
+
+
+def product_on_source(t: Tensor, place: Place, x: Any, src: Any, out: Any) -> Tensor:
+    """Times the product of the other elements."""
+    return t * product_of_others(place, x, src, on_source=True)
+
+
+def ties(place: Place, x: Tensor, src: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which elements of the source are extreme, and how many tie for an entry."""
+    extreme = (src == place.read(out)).to(x.dtype)
+    return extreme, place.add((x == out).to(x.dtype), extreme)
+
+
+def extremum_on_target(t: Tensor, place: Place, x: Any, src: Any, out: Any) -> Tensor:
+    """Elements that tie share the derivative equally."""
+    return place.own(t, 0) * (x == out) / ties(place, x, src, out)[1]
+
+
+def extremum_on_source(t: Tensor, place: Place, x: Any, src: Any, out: Any) -> Tensor:
+    """Elements that tie share the derivative equally."""
+    extreme, shared = ties(place, x, src, out)
+    return t * extreme / place.read(shared)
+
+
+REDUCTIONS = {
+    "sum": (sum_on_target, sum_on_source),
+    "mean": (mean_on_target, mean_on_source),
+    "prod": (product_on_target, product_on_source),
+    "amax": (extremum_on_target, extremum_on_source),
+    "amin": (extremum_on_target, extremum_on_source),
+}
+
 RECORDS = (
     Record(aten.gather.default, gather_batch, gather_linearize),
     Record(aten.scatter.src, scatter_batch(torch.scatter), scatter_linearize),
     Record(aten.scatter.value, scatter_batch(torch.scatter), scatter_value_linearize),
-    Record(aten.scatter_add.default, scatter_batch(torch.scatter_add), scatter_add_linearize),
+    Record(
+        aten.scatter_add.default,
+        scatter_batch(torch.scatter_add),
+        scatter_add_linearize,
+    ),
+    Record(
+        aten.scatter_reduce.two,
+        scatter_batch(torch.scatter_reduce),
+        scatter_reduce_linearize,
+    ),
     Record(aten.scatter.reduce, decompose=scatter_reduce_method_decompose),
     Record(aten.scatter.value_reduce, decompose=scatter_value_reduce_decompose),
 )

@@ -128,6 +128,27 @@ def index_fill_tensor_decompose(
     return torch.where(mask.reshape(length, *[1] * after), value.to(x.dtype), x)
 
 
+def index_reduce_decompose(
+    x: Tensor,
+    dim: int,
+    index: Tensor,
+    source: Tensor,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> Tensor:
+    """Spread the index over the slices and use ``scatter_reduce``."""
+    target = x if x.dim() else x.reshape(1)
+    source = source.reshape(1) if source.dim() == 0 else source
+    shape = [1] * target.dim()
+    shape[dim] = index.numel()
+    wide = index.reshape(shape).expand(source.shape)
+    out = torch.scatter_reduce(
+        target, dim, wide, source, reduce, include_self=include_self
+    )
+    return out if x.dim() else out.reshape(())
+
+
 RECORDS = (
     Record(aten.index_select.default, index_select_batch, index_select_linearize),
     Record(
@@ -145,5 +166,6 @@ RECORDS = (
         written_batch(torch.index_fill, torch.scatter),
         index_fill_linearize,
     ),
+    Record(aten.index_reduce.default, decompose=index_reduce_decompose),
     Record(aten.index_fill.int_Tensor, decompose=index_fill_tensor_decompose),
 )
