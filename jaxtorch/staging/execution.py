@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from jaxtorch.staging.rewriting import meta_of
 from jaxtorch.staging.tracer import take
 
 
@@ -134,15 +135,6 @@ def gives_same(entry: Callable[..., Any], node: fx.Node) -> bool:
             and out.dtype == expected.dtype
         )
     return isinstance(out, (list, tuple)) and len(out) == len(expected)
-
-
-def meta_of(value: Any) -> Any:
-    """Replace the nodes in an argument by their meta tensors."""
-    if isinstance(value, fx.Node):
-        return value.meta["val"]
-    if isinstance(value, (list, tuple)):
-        return type(value)(meta_of(v) for v in value)
-    return value
 
 
 def entry_name(entry: Callable[..., Any], overload: OpOverload) -> str:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import fx
 
 from jaxtorch.core.primitive import Kind, primitive_of
+from jaxtorch.staging.simplify import simplify
 from jaxtorch.staging.tracer import take
 
 
@@ -59,8 +59,14 @@ def freeze(value: Any) -> Any:
 
 
 def optimize_graph(graph: fx.Graph) -> dict[str, int]:
-    """Run all passes; returns how many nodes each of them removed."""
-    dead = drop_dead_code(graph)
-    merged = merge_common_subexpressions(graph)
-    dead += drop_dead_code(graph)
-    return {"dead code": dead, "common subexpressions": merged}
+    """Run all passes until nothing changes; returns how many nodes each removed."""
+    counts = {"dead code": 0, "common subexpressions": 0, "simplified": 0}
+    while True:
+        counts["dead code"] += drop_dead_code(graph)
+        merged = merge_common_subexpressions(graph)
+        simplified = simplify(graph)
+        counts["common subexpressions"] += merged
+        counts["simplified"] += simplified
+        if not merged and not simplified:
+            counts["dead code"] += drop_dead_code(graph)
+            return counts

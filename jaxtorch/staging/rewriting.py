@@ -1,0 +1,46 @@
+"""What graph passes share: reading nodes, and putting new calls into a graph."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+
+def value_of(node: fx.Node) -> Tensor:
+    """Return the meta tensor of a node with one output."""
+    value: Tensor = node.meta["val"]
+    return value
+
+
+def shape_of(node: fx.Node) -> list[int]:
+    """Return the shape of a node's value."""
+    return list(node.meta["val"].shape)
+
+
+def is_call(node: Any, *overloads: OpOverload) -> bool:
+    """Tell whether ``node`` calls one of ``overloads``."""
+    return isinstance(node, fx.Node) and node.target in overloads
+
+
+def emit(before: fx.Node, overload: OpOverload, *args: Any, **kwargs: Any) -> fx.Node:
+    """Insert a call before a node, on its device, and infer what it returns."""
+    with before.graph.inserting_before(before):
+        node = before.graph.call_function(overload, args, kwargs)
+    values = [meta_of(a) for a in args]
+    named = {k: meta_of(v) for k, v in kwargs.items()}
+    if "device" in named:
+        named["device"] = torch.device("meta")
+    with torch._C._DisableTorchDispatch():
+        node.meta["val"] = overload(*values, **named)
+    node.meta["device"] = before.meta["device"]
+    return node
+
+
+def meta_of(value: Any) -> Any:
+    """Replace the nodes in an argument by their meta tensors."""
+    if isinstance(value, fx.Node):
+        return value.meta["val"]
+    if isinstance(value, (list, tuple)):
+        return type(value)(meta_of(v) for v in value)
+    return value

@@ -1,0 +1,206 @@
+"""Algebraic clean-up: views of views, uniform tensors, products with one and zero.
+
+Each rule looks at one node and returns the node that may stand in its place, or None.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from jaxtorch.staging.rewriting import emit, is_call, shape_of, value_of
+
+aten = torch.ops.aten
+Rule = Callable[[fx.Node], fx.Node | None]
+
+
+def simplify(graph: fx.Graph) -> int:
+    """Apply the rules to every node in order; returns how many were replaced."""
+    replaced = 0
+    for node in list(graph.nodes):
+        while (rule := RULES.get(node.target)) is not None:
+            new = rule(node)
+            if new is None or new is node:
+                break
+            node.replace_all_uses_with(new)
+            graph.erase_node(node)
+            replaced += 1
+            node = new
+    return replaced
+
+
+def drop_reshape(node: fx.Node) -> fx.Node | None:
+    """Turn every way to reshape into one view of the first tensor that it views."""
+    source = node.args[0]
+    while is_call(source, *RESHAPES):
+        source = source.args[0]
+    shape = shape_of(node)
+    if shape_of(source) == shape:
+        return source
+    if source is node.args[0] and node.target is aten.view.default:
+        return None
+    return emit(node, aten.view.default, source, shape)
+
+
+def order_of(node: fx.Node) -> list[int]:
+    """Return the permutation that a permuting call makes."""
+    rank = value_of(node).dim()
+    order = list(range(rank))
+    if node.target is aten.permute.default:
+        return [d % rank for d in node.args[1]]
+    first, second = node.args[1:] if node.target is aten.transpose.int else (0, rank - 1)
+    if rank > 1:
+        order[first], order[second] = order[second], order[first]
+    return order
+
+
+def drop_permutation(node: fx.Node) -> fx.Node | None:
+    """Compose permutations; drop the identity; view where only ones move."""
+    source = node.args[0]
+    order = order_of(node)
+    if is_call(source, *PERMUTES):
+        inner = order_of(source)
+        order = [inner[d] for d in order]
+        source = source.args[0]
+    if order == sorted(order):
+        return source
+    shape = shape_of(source)
+    if [d for d in order if shape[d] != 1] == [d for d in range(len(order)) if shape[d] != 1]:
+        return emit(node, aten.view.default, source, [shape[d] for d in order])
+    if source is node.args[0]:
+        return None
+    if len(order) == 2:
+        return emit(node, aten.t.default, source)
+    return emit(node, aten.permute.default, source, order)
+
+
+def drop_same_shape(node: fx.Node) -> fx.Node | None:
+    """Drop a call that returns its first argument where shape and dtype agree."""
+    source = node.args[0]
+    out, given = value_of(node), value_of(source)
+    if out.shape != given.shape or out.dtype != given.dtype:
+        return None
+    if node.meta["device"] != source.meta["device"]:
+        return None
+    return source
+
+
+def uniform(node: Any) -> Any:
+    """Return the number that all elements of a node are, or None if not known."""
+    if not isinstance(node, fx.Node):
+        return node if isinstance(node, (int, float)) else None
+    if node.target in FILLS:
+        return FILLS[node.target](node)
+    if node.target in CARRIES:
+        return uniform(node.args[0])
+    return None
+
+
+def spread(node: fx.Node, source: fx.Node) -> fx.Node | None:
+    """Return ``source`` broadcast to the shape of ``node``, if the dtypes agree."""
+    if value_of(source).dtype != value_of(node).dtype:
+        return None
+    shape = shape_of(node)
+    if shape_of(source) == shape:
+        return source
+    return emit(node, aten.expand.default, source, shape)
+
+
+def simplify_product(node: fx.Node) -> fx.Node | None:
+    """``x * 1 = x``; a uniform factor becomes a number."""
+    for place in (0, 1):
+        number = uniform(node.args[place])
+        other = node.args[1 - place]
+        if number is None or not isinstance(other, fx.Node):
+            continue
+        if number == 1:
+            return spread(node, other)
+        factor = node.args[place]
+        if isinstance(factor, fx.Node):
+            same = value_of(other).shape == value_of(node).shape
+            if same and value_of(other).dtype == value_of(node).dtype:
+                return emit(node, aten.mul.Tensor, other, number)
+    return None
+
+
+def simplify_sum_of_two(node: fx.Node) -> fx.Node | None:
+    """``x + 0 = x``."""
+    if uniform(node.args[1]) == 0 and isinstance(node.args[0], fx.Node):
+        return spread(node, node.args[0])
+    if node.target is aten.add.Tensor and uniform(node.args[0]) == 0:
+        if not node.kwargs and isinstance(node.args[1], fx.Node):
+            return spread(node, node.args[1])
+    return None
+
+
+def simplify_quotient(node: fx.Node) -> fx.Node | None:
+    """``x / 1 = x``."""
+    if uniform(node.args[1]) == 1 and isinstance(node.args[0], fx.Node):
+        return spread(node, node.args[0])
+    return None
+
+
+def simplify_reduction(node: fx.Node) -> fx.Node | None:
+    """A sum over dims of size one is a view."""
+    source = node.args[0]
+    value = value_of(node)
+    if value.numel() == value_of(source).numel() and value.numel() > 0:
+        if value.dtype == value_of(source).dtype:
+            return emit(node, aten.view.default, source, list(value.shape))
+    return None
+
+
+def simplify_matmul(node: fx.Node) -> fx.Node | None:
+    """A product with the identity matrix is the other factor."""
+    left, right = node.args
+    if is_call(left, aten.eye.default):
+        return right
+    if is_call(right, aten.eye.default):
+        return left
+    return None
+
+
+def eye_of_one(node: fx.Node) -> Any:
+    """The identity matrix of size one is one everywhere."""
+    return 1 if value_of(node).numel() == 1 else None
+
+
+RESHAPES: tuple[OpOverload, ...] = (
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.unsqueeze.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+)
+PERMUTES = (aten.permute.default, aten.transpose.int, aten.t.default)
+FILLS: dict[OpOverload, Callable[[fx.Node], Any]] = {
+    aten.full.default: lambda node: node.args[1],
+    aten.full_like.default: lambda node: node.args[1],
+    aten.ones.default: lambda node: 1,
+    aten.ones_like.default: lambda node: 1,
+    aten.zeros.default: lambda node: 0,
+    aten.zeros_like.default: lambda node: 0,
+    aten.new_zeros.default: lambda node: 0,
+    aten.new_ones.default: lambda node: 1,
+    aten.eye.default: eye_of_one,
+}
+CARRIES = {*RESHAPES, *PERMUTES, aten.expand.default, aten.clone.default}
+RULES: dict[Any, Rule] = {
+    **dict.fromkeys(RESHAPES, drop_reshape),
+    **dict.fromkeys(PERMUTES, drop_permutation),
+    aten.expand.default: drop_same_shape,
+    aten.clone.default: drop_same_shape,
+    aten.alias.default: drop_same_shape,
+    aten.detach.default: drop_same_shape,
+    aten._to_copy.default: drop_same_shape,
+    aten.mul.Tensor: simplify_product,
+    aten.add.Tensor: simplify_sum_of_two,
+    aten.sub.Tensor: simplify_sum_of_two,
+    aten.div.Tensor: simplify_quotient,
+    aten.sum.dim_IntList: simplify_reduction,
+    aten.mm.default: simplify_matmul,
+}
