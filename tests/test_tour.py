@@ -8,8 +8,8 @@ from torch import nn
 
 import jaxtorch
 
-# torch.func.jvp compiles its decompositions with torch.jit.script, which warns.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.:DeprecationWarning")
+# torch.func.linearize inserts its constants into a graph that does not hold them.
+pytestmark = pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr")
 
 X = torch.linspace(-2.0, 2.0, 5)
 MATRIX = torch.sin(torch.arange(20.0)).reshape(4, 5)
