@@ -116,7 +116,7 @@ class BatchLevel(Level):
         if kwargs:
             kwargs, any_batched = self.unwrap_kwargs(kwargs)
             if any_batched:
-                return self.wrap_output(*fallback.loop(self, primitive, args, kwargs))
+                return self.without_rule(primitive, args, kwargs)
         if primitive.kind is Kind.RANDOM:
             rule = self.random_rule(primitive, batched)
         else:
@@ -142,8 +142,12 @@ class BatchLevel(Level):
         return self.wrap_output(*fallback.loop(self, primitive, args, kwargs))
 
     def random_rule(self, primitive: Primitive, batched: bool) -> Any:
-        """Return the rule that draws as randomness= asks; refuse what it forbids."""
-        if self.randomness == "different":
+        """Return the rule that draws as randomness= asks; refuse what it forbids.
+
+        A primitive with our own decomposition draws nothing itself.
+        """
+        record = primitive.record
+        if self.randomness == "different" or (record and record.decompose):
             return primitive.batch
         if self.randomness == "error":
             what = (
@@ -152,8 +156,8 @@ class BatchLevel(Level):
             )
         elif not batched:
             return constant_rule(primitive)
-        elif primitive.record is not None and primitive.record.share is not None:
-            return primitive.record.share
+        elif record is not None and record.share is not None:
+            return record.share
         else:
             what = (
                 f"{primitive.overload} does not currently support same randomness with "

@@ -43,6 +43,16 @@ def decompose(
         _open.entries.discard(key)
 
 
+def decompose_or_raise(
+    level: Any, primitive: Primitive, args: Sequence[Any], kwargs: Any
+) -> Any:
+    """Decompose a call whose keyword arguments are differentiated; no rule does it."""
+    out = decompose(level, primitive, args, kwargs)
+    if out is NotImplemented:
+        raise missing_derivative(primitive, level.transform)
+    return out
+
+
 class Within(Below):
     """Within it ``level`` is the innermost one and sees what a decomposition makes.
 

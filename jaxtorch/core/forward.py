@@ -91,7 +91,9 @@ class ForwardLevel(Level):
     def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
         values, sources, wanted, tracked = unwrap(self, args, self.source_of)
         if kwargs:
-            kwargs = {k: self.constant(primitive, v) for k, v in kwargs.items()}
+            if any(self.depends(v) for v in kwargs.values()):
+                return fallback.decompose_or_raise(self, primitive, args, kwargs)
+            kwargs = {k: self.constant(v) for k, v in kwargs.items()}
         rule = primitive.linearize
         if not wanted:
             out = run_primals(tracked, primitive.overload, values, kwargs)
@@ -113,13 +115,13 @@ class ForwardLevel(Level):
             return wrap(self, out, tangents if has_derivative(out) else None)
         return self.wrap_output(out, tangents)
 
-    def constant(self, primitive: Primitive, arg: Any) -> Any:
+    def depends(self, arg: Any) -> bool:
+        """Tell whether an argument has a tangent."""
+        return type(arg) is DualTensor and arg.level is self and arg.tangent is not None
+
+    def constant(self, arg: Any) -> Any:
         """Unwrap a keyword argument, which no rule differentiates."""
-        if type(arg) is not DualTensor or arg.level is not self:
-            return arg
-        if arg.tangent is not None:
-            raise fallback.missing_derivative(primitive, self.transform)
-        return arg.value
+        return arg.value if type(arg) is DualTensor and arg.level is self else arg
 
     def wrap_output(self, out: Any, tangents: Any) -> Any:
         """Pair the tensors of an output with their tangents."""

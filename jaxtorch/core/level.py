@@ -168,13 +168,20 @@ class Below:
 
     def __enter__(self) -> None:
         STATE.levels = self.outer
-        if self.outer:
+        self.pushed = bool(self.outer) and not mode_is_on()
+        if self.pushed:
             torch._C._push_on_torch_dispatch_stack(STATE.mode)
 
     def __exit__(self, *unused: Any) -> None:
-        if self.outer:
+        if self.pushed:
             torch._C._pop_torch_dispatch_stack(None)
         STATE.levels = self.kept
+
+
+def mode_is_on() -> bool:
+    """Tell whether the mode is the next to see a call."""
+    top = torch._C._len_torch_dispatch_stack() - 1
+    return top >= 0 and torch._C._get_dispatch_stack_at(top) is STATE.mode
 
 
 class Paused:
@@ -196,10 +203,8 @@ def paused() -> Any:
 
     For code that neither samples nor writes in place: reading a tape.
     """
-    if STATE.levels:
-        top = torch._C._len_torch_dispatch_stack() - 1
-        if top >= 0 and torch._C._get_dispatch_stack_at(top) is STATE.mode:
-            return PAUSED
+    if STATE.levels and mode_is_on():
+        return PAUSED
     return UNCHANGED
 
 

@@ -119,9 +119,10 @@ class ReverseLevel(Level):
         """Run a primitive and, where its inputs are on the tape, record its operators."""
         values, sources, wanted, tracked = unwrap(self, args, self.source_of)
         if kwargs:
-            kwargs = {
-                k: self.constant(primitive, v, recording) for k, v in kwargs.items()
-            }
+            if recording and any(self.depends(v) for v in kwargs.values()):
+                way = fallback.decompose_or_raise
+                return self.decompose(way, primitive, args, kwargs)
+            kwargs = {k: self.constant(v) for k, v in kwargs.items()}
         if not (wanted and recording):
             out = run_primals(tracked, primitive.overload, values, kwargs)
             return self.wrap_constant(out)
@@ -153,7 +154,7 @@ class ReverseLevel(Level):
         kwargs: Any,
     ) -> Any:
         """Decompose; without a decomposition only what has no derivative may run."""
-        out = fallback.decompose(self, primitive, args, kwargs)
+        out = self.decompose(fallback.decompose, primitive, args, kwargs)
         if out is not NotImplemented:
             return out
         out = run_primals(tracked, primitive.overload, values, kwargs)
@@ -161,13 +162,20 @@ class ReverseLevel(Level):
             raise fallback.missing_derivative(primitive, self.transform)
         return self.wrap_constant(out)
 
-    def constant(self, primitive: Primitive, arg: Any, recording: bool) -> Any:
+    def decompose(
+        self, way: Any, primitive: Primitive, args: Sequence[Any], kwargs: Any
+    ) -> Any:
+        """Decompose in the function's own grad mode, so that the parts are recorded."""
+        with torch.enable_grad():
+            return way(self, primitive, args, kwargs)
+
+    def depends(self, arg: Any) -> bool:
+        """Tell whether an argument depends on the inputs."""
+        return type(arg) is TapeTensor and arg.level is self and arg.node is not None
+
+    def constant(self, arg: Any) -> Any:
         """Unwrap a keyword argument, which no rule differentiates."""
-        if type(arg) is not TapeTensor or arg.level is not self:
-            return arg
-        if recording and arg.node is not None:
-            raise fallback.missing_derivative(primitive, self.transform)
-        return arg.value
+        return arg.value if type(arg) is TapeTensor and arg.level is self else arg
 
     def wrap_output(self, out: Any, edges: list[Any]) -> Any:
         """Wrap an output as the result of a new node with ``edges``."""

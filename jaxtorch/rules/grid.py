@@ -30,12 +30,12 @@ class Tap(NamedTuple):
     """One neighbour in one dim; all are [N, *out].
 
     Attributes:
-        index: which element is read.
+        spot: which element is read.
         weight: its weight; zero outside of the plane where the padding is zeros.
         slope: the derivative of the weight with respect to the grid's coordinate.
     """
 
-    index: Tensor
+    spot: Tensor
     weight: Tensor
     slope: Tensor
 
@@ -132,9 +132,9 @@ def corners(
         for k in range(rank)
     ]
     for combination in itertools.product(*taps):
-        index = combination[0].index
+        index = combination[0].spot
         for length, tap in zip(lengths[1:], combination[1:], strict=True):
-            index = index * length + tap.index
+            index = index * length + tap.spot
         yield index, combination
 
 
