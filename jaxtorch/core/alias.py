@@ -53,6 +53,8 @@ def refresh(wrapper: Any) -> None:
 def write(wrapper: Any, value: Any) -> None:
     """Make ``value``, a wrapper of the same level, the new value of ``wrapper``."""
     alias = wrapper.alias
+    if not torch.is_grad_enabled() and value.shape == wrapper.shape:
+        value = value.keep_history(wrapper)
     wrapper.rebind(value)
     if alias is None:
         wrapper.alias = alias = Alias()

@@ -30,6 +30,15 @@ class BatchTensor(Wrapper):
         self.value = other.value
         self.batch_dim = other.batch_dim
 
+    def keep_history(self, old: Any) -> Any:
+        if not isinstance(self.value, Wrapper) or self.batch_dim != old.batch_dim:
+            return self
+        return wrap(self.level, self.value.keep_history(old.value), self.batch_dim)
+
+    def tolist(self) -> Any:
+        """Refuse values that differ between the examples, as ``item()`` does."""
+        return super().tolist() if self.batch_dim is None else self.item()
+
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         size = getattr(self.level, "size", "?")
         where = f"B={size} at dim {self.batch_dim}"

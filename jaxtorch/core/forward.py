@@ -24,6 +24,11 @@ class DualTensor(Wrapper):
         self.value = other.value
         self.tangent = other.tangent
 
+    def keep_history(self, old: Any) -> Any:
+        if not isinstance(self.value, Wrapper):
+            return self
+        return wrap(self.level, self.value.keep_history(old.value), self.tangent)
+
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"DualTensor(\nprimal={self.value},\ntangent={self.tangent})"
 

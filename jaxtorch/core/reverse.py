@@ -52,6 +52,9 @@ class TapeTensor(Wrapper):
         self.node = other.node
         self.index = other.index
 
+    def keep_history(self, old: Any) -> Any:
+        return wrap(self.level, self.value, old.node, old.index)
+
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"TapeTensor({self.value})"
 
