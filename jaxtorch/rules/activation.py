@@ -231,12 +231,13 @@ def rrelu_with_noise_decompose(
     training: bool = False,
     generator: Any = None,
 ) -> Tensor:
-    """A slope below zero drawn for each element; their mean when not training."""
-    if not training:
-        return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
-    slope = aten.uniform.default(x, lower, upper, generator=generator)
-    noise.copy_(torch.where(x <= 0, slope, 1))
-    return torch.where(x <= 0, x * slope, x)
+    """The functional form, whose noise is then written."""
+    out, drawn = aten.rrelu_with_noise_functional.default(
+        x, noise, lower, upper, training, generator
+    )
+    if training:
+        noise.copy_(drawn)
+    return out  # type: ignore[no-any-return]
 
 
 def glu_linearize(wanted: Any, x: Tensor, dim: int = -1) -> Any:

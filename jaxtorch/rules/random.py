@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from jaxtorch.errors import RandomnessError, explain
 from jaxtorch.linear.diagonal import Elementwise, Scale
-from jaxtorch.linear.operator import General, Output, Zero
+from jaxtorch.linear.operator import General, LinearOperator, Output, Zero
 from jaxtorch.rules.batching import batched_at_front, pad_rank, rank_of
-from jaxtorch.rules.makers import zero_derivative
+from jaxtorch.rules.makers import no_derivative, zero_derivative
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
@@ -87,6 +88,56 @@ def multinomial_batch(size: int, dims: Any, x: Tensor, *args: Any, **kwargs: Any
     return out.reshape(*x.shape[:-1], out.shape[-1]), 0
 
 
+def bernoulli_tensor_share(
+    size: int, dims: Any, x: Tensor, p: Tensor, **kwargs: Any
+) -> Any:
+    """Draw once where only the tensor that is filled is batched."""
+    if dims[1] is not None:
+        raise RandomnessError(
+            explain(
+                "vmap",
+                "bernoulli_ does not currently support same randomness with a batched "
+                "tensor input.",
+                "pass randomness='different', or probabilities that are not batched",
+            )
+        )
+    return aten.bernoulli.Tensor(one_example(x, dims[0]), p, **kwargs), None
+
+
+def standard_gamma_linearize(wanted: Any, x: Tensor, *args: Any) -> Any:
+    """The reparametrized derivative that ATen gives with each draw."""
+    out = aten._standard_gamma.default(x, *args)
+    return out, (Elementwise(gamma_scale, x, out),)
+
+
+def gamma_scale(t: Tensor, x: Tensor, out: Tensor) -> Tensor:
+    """Multiply by the derivative of the draw ``out`` by its shape parameter."""
+    return t * aten._standard_gamma_grad.default(x, out)
+
+
+def sample_dirichlet_batch(size: int, dims: Any, x: Tensor, *args: Any) -> Any:
+    """Draw along the last dim of the batch."""
+    return aten._sample_dirichlet.default(batched_at_front(x, dims[0], size), *args), 0
+
+
+def sample_dirichlet_linearize(wanted: Any, x: Tensor, *args: Any) -> Any:
+    """The derivative by which ``torch.distributions.Dirichlet`` is reparametrized."""
+    out = aten._sample_dirichlet.default(x, *args)
+
+    def scale() -> Tensor:
+        total = x.sum(-1, keepdim=True).expand(x.shape)
+        return aten._dirichlet_grad.default(out, x, total)  # type: ignore[no-any-return]
+
+    def push(t: Tensor) -> Tensor:
+        moved = t * scale()
+        return moved - out * moved.sum(-1, keepdim=True)
+
+    def pull(c: Tensor) -> Tensor:
+        return scale() * (c - (out * c).sum(-1, keepdim=True))
+
+    return out, (General(push, pull),)
+
+
 def native_dropout_batch(
     size: int, dims: Any, x: Tensor, p: float, train: bool | None
 ) -> Any:
@@ -136,6 +187,54 @@ def native_dropout_backward_batch(
     return aten.native_dropout_backward.default(grad, mask, scale), 0
 
 
+def rrelu_batch(size: int, dims: Any, x: Tensor, noise: Tensor, *args: Any) -> Any:
+    """Draw slopes for the whole batch."""
+    x = batched_at_front(x, dims[0], size)
+    noise = batched_at_front(noise, dims[1], size)
+    return aten.rrelu_with_noise_functional.default(x, noise, *args), 0
+
+
+def rrelu_share(
+    size: int,
+    dims: Any,
+    x: Tensor,
+    noise: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    generator: Any = None,
+) -> Any:
+    """Draw one slope for each element of an example; all examples share it."""
+    x = batched_at_front(x, dims[0], size)
+    if not training:
+        slope = (lower + upper) / 2
+        return (torch.where(x <= 0, x * slope, x), noise), (0, dims[1])
+    drawn = aten.uniform.default(x.new_empty(x.shape[1:]), lower, upper)
+    noise = torch.where(x <= 0, drawn, drawn.new_ones(()))
+    return (x * noise, noise), 0
+
+
+def rrelu_linearize(
+    wanted: Any,
+    x: Tensor,
+    noise: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    generator: Any = None,
+) -> Any:
+    """Each element is multiplied by its slope."""
+    out = aten.rrelu_with_noise_functional.default(
+        x, noise, lower, upper, training, generator
+    )
+    if training:
+        operator: LinearOperator = Scale(out[1], x.shape, x.shape)
+    else:
+        slope = (lower + upper) / 2
+        operator = Elementwise(lambda t, x: torch.where(x <= 0, t * slope, t), x)
+    return out, (Output(operator, 0, 2), Zero())
+
+
 FACTORIES = (
     aten.rand.default,
     aten.rand.generator,
@@ -169,7 +268,6 @@ FILLS = (
 )
 DRAWS = (
     aten.bernoulli.default,
-    aten.bernoulli.Tensor,
     aten.normal.Tensor_float,
     aten.normal.float_Tensor,
     aten.normal.Tensor_Tensor,
@@ -184,6 +282,30 @@ RECORDS = (
     *(draw(overload) for overload in DRAWS),
     Record(aten.randperm.default, randperm_batch(aten.randperm.default)),
     Record(aten.randperm.generator, randperm_batch(aten.randperm.generator)),
+    Record(
+        aten.bernoulli.Tensor,
+        draw(aten.bernoulli.Tensor).batch,
+        zero_derivative(aten.bernoulli.Tensor),
+        share=bernoulli_tensor_share,
+    ),
+    Record(
+        aten._standard_gamma.default,
+        draw(aten._standard_gamma.default).batch,
+        standard_gamma_linearize,
+    ),
+    no_derivative(aten._standard_gamma_grad.default),
+    Record(
+        aten._sample_dirichlet.default,
+        sample_dirichlet_batch,
+        sample_dirichlet_linearize,
+    ),
+    no_derivative(aten._dirichlet_grad.default),
+    Record(
+        aten.rrelu_with_noise_functional.default,
+        rrelu_batch,
+        rrelu_linearize,
+        share=rrelu_share,
+    ),
     Record(
         aten.multinomial.default, multinomial_batch, zero_derivative(torch.multinomial)
     ),
