@@ -16,7 +16,12 @@ from jaxtorch.core.level import (
     tracked_by_autograd,
 )
 from jaxtorch.core.primitive import Kind, Primitive
-from jaxtorch.errors import EscapedTensorError, RandomnessError, explain
+from jaxtorch.errors import (
+    DataDependentError,
+    EscapedTensorError,
+    RandomnessError,
+    explain,
+)
 
 
 class BatchTensor(Wrapper):
@@ -37,7 +42,16 @@ class BatchTensor(Wrapper):
 
     def tolist(self) -> Any:
         """Refuse values that differ between the examples, as ``item()`` does."""
-        return super().tolist() if self.batch_dim is None else self.item()
+        if self.batch_dim is None:
+            return super().tolist()
+        raise DataDependentError(
+            explain(
+                "vmap",
+                "calling .tolist() on a batched tensor: its values differ between the "
+                "examples.",
+                "compute with tensors, or call it on the result",
+            )
+        )
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         size = getattr(self.level, "size", "?")

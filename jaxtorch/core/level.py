@@ -48,15 +48,10 @@ class Wrapper(Tensor):
         """Take over the value of another wrapper of the same level."""
         raise NotImplementedError
 
-    def keep_history(self, old: Any) -> Any:
-        """Return this value with the history of ``old``: a write under no_grad.
-
-        As in PyTorch, such a write changes the value and leaves the derivative.
-        """
-        return self
-
     def tolist(self) -> Any:
         """Return the values as Python numbers in nested lists."""
+        if self.alias is not None:
+            alias.refresh(self)
         return self.value.tolist()
 
     def __format__(self, spec: str) -> str:
@@ -64,6 +59,13 @@ class Wrapper(Tensor):
         if spec and self.dim() == 0:
             return format(self.item(), spec)
         return super().__format__(spec)
+
+    def keep_history(self, old: Any) -> Any:
+        """Return this value with the history of ``old``: a write under no_grad.
+
+        As in PyTorch, such a write changes the value and leaves the derivative.
+        """
+        return self
 
 
 def direct(overload: OpOverload, slow: Any, reflected: bool = False) -> Any:
