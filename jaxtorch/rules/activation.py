@@ -240,6 +240,22 @@ def rrelu_with_noise_decompose(
     return out  # type: ignore[no-any-return]
 
 
+def rrelu_with_noise_backward_decompose(
+    g: Tensor,
+    x: Tensor,
+    noise: Tensor,
+    lower: float,
+    upper: float,
+    training: bool,
+    self_is_result: bool,
+) -> Any:
+    """``g`` times the slopes that were drawn, or their mean when not training."""
+    if training and upper - lower > 1e-6:
+        return g * noise
+    slope = (lower + upper) / 2
+    return aten.leaky_relu_backward.default(g, x, slope, self_is_result)
+
+
 def glu_linearize(wanted: Any, x: Tensor, dim: int = -1) -> Any:
     """``d (a s(b)) = s(b) da + a s(b) (1 - s(b)) db``; fused kernels for both ways."""
     out = torch.nn.functional.glu(x, dim)
@@ -340,6 +356,10 @@ RECORDS = (
         decompose=prelu_backward_decompose,
     ),
     Record(aten.rrelu_with_noise.default, decompose=rrelu_with_noise_decompose),
+    Record(
+        aten.rrelu_with_noise_backward.default,
+        decompose=rrelu_with_noise_backward_decompose,
+    ),
     Record(aten.glu.default, glu_batch, glu_linearize),
     Record(
         aten.glu_backward.default, glu_backward_batch, decompose=glu_backward_decompose

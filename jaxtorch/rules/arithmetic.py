@@ -11,13 +11,20 @@ from jaxtorch.linear.broadcast import Broadcast
 from jaxtorch.linear.cast import promoted
 from jaxtorch.linear.diagonal import Elementwise, elementwise
 from jaxtorch.linear.operator import Identity, LinearOperator, Output
-from jaxtorch.rules.batching import binary_batch, broadcasting_batch, unary_batch
+from jaxtorch.rules.batching import (
+    align,
+    batched_at_front,
+    binary_batch,
+    broadcasting_batch,
+    unary_batch,
+)
 from jaxtorch.rules.makers import binary, no_derivatives, unary
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
 
 IDENTITY = Identity()
+mul_batch = binary_batch(torch.mul)
 
 
 def passed_on(operand: Tensor, out: Tensor) -> LinearOperator:
@@ -219,9 +226,29 @@ def hypot_side(t: Tensor, side: Tensor, out: Tensor) -> Tensor:
     return t * torch.where(out == 0, 0, side / out)
 
 
-def ldexp_right(t: Tensor, x: Any, y: Any, out: Tensor) -> Tensor:
-    """``d(x 2^y) = log(2) x 2^y dy``."""
-    return t * (out * math.log(2))
+def ldexp_batch(size: int, dims: Any, x: Tensor, y: Tensor) -> Any:
+    """A product with ``2^y``; the kernel for whole y does not broadcast x."""
+    if y.is_floating_point() or y.is_complex():
+        return mul_batch(size, dims, x, torch.pow(2.0, y))
+    x, y = align((batched_at_front(x, dims[0], size), y), (0, dims[1]))
+    return torch.ldexp(x.expand_as(x * y), y), 0
+
+
+def ldexp_linearize(wanted: Any, x: Tensor, y: Tensor) -> Any:
+    """``d(x 2^y) = 2^y dx + log(2) x 2^y dy``."""
+    out = torch.ldexp(x, y)
+    shape = out.shape
+
+    def left(t: Tensor, y: Tensor) -> Tensor:
+        return torch.ldexp(t.expand(shape), y)
+
+    def right(t: Tensor, out: Tensor) -> Tensor:
+        return t * (out * math.log(2))
+
+    return out, (
+        wanted[0] and elementwise(left, x, out, y),
+        wanted[1] and elementwise(right, y, out, out),
+    )
 
 
 def xlogy_left(t: Tensor, x: Any, y: Any) -> Tensor:
@@ -297,12 +324,7 @@ RECORDS = (
         lambda t, x, y, out: hypot_side(t, y, out),
         saves_output=True,
     ),
-    binary(
-        aten.ldexp.Tensor,
-        lambda t, x, y, out: torch.ldexp(t, y),
-        ldexp_right,
-        saves_output=True,
-    ),
+    Record(aten.ldexp.Tensor, ldexp_batch, ldexp_linearize),
     binary(aten.atan2.default, atan2_left, atan2_right),
     binary(aten.xlogy.Tensor, xlogy_left, lambda t, x, y: t * (x / y)),
     binary(aten.xlogy.Scalar_Other, xlogy_left, None),
