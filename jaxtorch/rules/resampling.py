@@ -81,9 +81,11 @@ def col2im_linearize(
 def unfold_batch(
     size: int, dims: Any, x: Tensor, dim: int, length: int, step: int
 ) -> tuple[Tensor, int]:
-    """Shift the dim behind the batch dim."""
-    own = physical(dim, rank_of(x, dims[0]))
-    return to_front(x, dims[0]).unfold(own, length, step), 0
+    """Shift the dim behind the batch dim; a number is a dim of size one."""
+    rank = rank_of(x, dims[0])
+    if rank == 0:
+        return x.unsqueeze(1).unfold(1, length, step).select(1, 0), 0
+    return to_front(x, dims[0]).unfold(physical(dim, rank), length, step), 0
 
 
 def unfold_linearize(wanted: Any, x: Tensor, *args: Any) -> tuple[Tensor, Any]:
@@ -103,9 +105,11 @@ def unfold_backward_batch(
     step: int,
 ) -> tuple[Tensor, int]:
     """Shift the dim behind the batch dim."""
+    grad = to_front(grad, dims[0])
+    if not input_sizes:
+        return grad.sum(1), 0
     own = physical(dim, len(input_sizes))
     sizes = [size, *input_sizes]
-    grad = to_front(grad, dims[0])
     return aten.unfold_backward.default(grad, sizes, own, length, step), 0
 
 
