@@ -315,6 +315,27 @@ def test_per_sample_gradients_equal_a_loop():
         same([g[index] for g in per_sample.values()], list(oracle))
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_modules_under_transforms(kind):
+    torch.manual_seed(0)
+    model, x = kind(3, 4).double(), torch.randn(3, 5, 2, 3).double()
+    params = {name: p.detach() for name, p in model.named_parameters()}
+
+    def energy(params, x):
+        return jaxtorch.functional_call(model, params, x)[0].square().sum()
+
+    per_sample = jaxtorch.vmap(jaxtorch.grad(energy), in_dims=(None, 0))(params, x)
+    hessians = jaxtorch.hessian(energy, argnums=1)(params, x[0, :2, :1])
+    for index, own in enumerate(x):
+        loss = model(own)[0].square().sum()
+        oracle = torch.autograd.grad(loss, list(model.parameters()))
+        same([g[index] for g in per_sample.values()], list(oracle))
+    plain = torch.autograd.functional.hessian(
+        lambda x: model(x)[0].square().sum(), x[0, :2, :1]
+    )
+    same(hessians, plain)
+
+
 def test_module_is_whole_after_an_error_inside_a_transform():
     model = Fails()
     before = state_of(model)
