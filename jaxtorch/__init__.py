@@ -10,6 +10,7 @@ from jaxtorch.nn import (
     replace_all_batch_norm_modules_,
     stack_module_state,
 )
+from jaxtorch.staging.jit import jit, make_graph
 from jaxtorch.transforms.forward import jvp, linearize
 from jaxtorch.transforms.gradient import grad, grad_and_value, value_and_grad
 from jaxtorch.transforms.hvp import hvp
@@ -28,8 +29,10 @@ __all__ = [
     "hvp",
     "jacfwd",
     "jacrev",
+    "jit",
     "jvp",
     "linearize",
+    "make_graph",
     "make_functional",
     "make_functional_with_buffers",
     "replace_all_batch_norm_modules_",

@@ -2,135 +2,223 @@
 
 import collections
 import functools
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
 from jaxtorch import pytree
-from jaxtorch.core import alias
-from jaxtorch.core.level import STATE, Wrapper
-from jaxtorch.staging.execution import compile_graph
-from jaxtorch.staging.passes import optimize_graph
-from jaxtorch.staging.tracer import TraceLevel, TraceTensor
+from jaxtorch.core.level import STATE
+from jaxtorch.errors import ArgumentError, ArgumentTypeError, explain
+from jaxtorch.staging.lowered import Lowered
+from jaxtorch.staging.staged import Staged
 
 CACHE_SIZE = 256
+OPTIMIZE = ("none", "safe", "full")
+logger = logging.getLogger("jaxtorch.jit")
 
 
-class Staged:
-    """One staged signature: the graph, its program, and how to rebuild the output."""
+class CacheInfo(NamedTuple):
+    """Counts of a jitted function's cache, as ``functools.lru_cache`` has them."""
 
-    def __init__(self, func: Callable[..., Any], leaves: list[Any], spec: Any) -> None:
-        level = TraceLevel()
-        with level:
-            handles = [
-                level.add_input(leaf) if isinstance(leaf, Tensor) else leaf
-                for leaf in leaves
-            ]
-            args, kwargs = pytree.unflatten(list(handles), spec)
-            outs, self.out_spec = pytree.flatten(func(*args, **kwargs))
-            self.places, nodes = split_outputs(level, outs)
-            self.written = written_targets(level, leaves, handles)
-            nodes += [handle.node for _, handle in self.written]
-        level.graph.output(nodes)
-        self.graph = level.graph
-        self.removed = optimize_graph(self.graph)
-        self.program = compile_graph(self.graph)
-        self.code = self.program.code
-        self.run = self.program.run
-        self.captured = [tensor for tensor, _ in level.captured.values()]
-        self.simple = self.out_spec is pytree.LEAF and self.places == [None]
-        self.simple = self.simple and not self.written
-
-    def __call__(self, tensors: list[Tensor]) -> Any:
-        results = self.run(*tensors, *self.captured)
-        if self.simple:
-            return results[0]
-        if self.written:
-            count = len(results) - len(self.written)
-            for (place, _), value in zip(self.written, results[count:], strict=True):
-                target = tensors[place] if isinstance(place, int) else place
-                target.copy_(value)
-        taken = iter(results)
-        outs = [next(taken) if p is None else p[0] for p in self.places]
-        return pytree.unflatten(outs, self.out_spec)
+    hits: int
+    misses: int
+    maxsize: int
+    currsize: int
 
 
-def split_outputs(level: TraceLevel, outs: list[Any]) -> tuple[list[Any], list[fx.Node]]:
-    """Separate the tensors among the outputs from the Python values, kept in tuples."""
-    places: list[Any] = []
-    nodes = []
-    for out in outs:
-        if not isinstance(out, Tensor):
-            places.append((out,))
-            continue
-        handle = out if isinstance(out, TraceTensor) else level.capture(out)
-        if handle.alias is not None:
-            alias.refresh(handle)
-        places.append(None)
-        nodes.append(handle.node)
-    return places, nodes
+class Jitted:
+    """A function that is staged once per signature; made by ``jit``."""
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        static_argnums: tuple[int, ...],
+        static_argnames: tuple[str, ...],
+        optimize: str,
+    ) -> None:
+        functools.update_wrapper(self, func)
+        self.func = func
+        self.static_argnums = static_argnums
+        self.static_argnames = static_argnames
+        self.optimize = optimize
+        self.cache: collections.OrderedDict[Any, Staged] = collections.OrderedDict()
+        self.hits = self.misses = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if STATE.levels:
+            return self.func(*args, **kwargs)
+        leaves, spec = pytree.flatten_args(args)
+        if spec is pytree.FLAT and not kwargs and not self.static_argnums:
+            key = (spec, len(leaves), torch.is_grad_enabled(), *map(part_of, leaves))
+            return self.lookup(key, leaves, spec)(leaves)
+        key, leaves, spec = self.signature(args, kwargs)
+        entry = self.lookup(key, leaves, spec)
+        return entry([leaf for leaf in leaves if isinstance(leaf, Tensor)])
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def lookup(self, key: Any, leaves: list[Any], spec: Any) -> Staged:
+        """Return the staged function for a key, staged now where it is new."""
+        try:
+            entry = self.cache.get(key)
+        except TypeError as error:
+            raise ArgumentTypeError(
+                explain(
+                    f"jit({self.__name__})",
+                    f"an argument that is not a tensor can't be hashed: {error}.",
+                    "pass tensors, or hashable Python values",
+                )
+            ) from error
+        if entry is not None:
+            self.hits += 1
+            return entry
+        self.misses += 1
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("jit(%s) stages: %s", self.__name__, self.reason(key))
+        entry = Staged(self.func, *self.rebuilt(leaves, spec), self.optimize)
+        self.cache[key] = entry
+        if len(self.cache) > CACHE_SIZE:
+            self.cache.popitem(last=False)
+        return entry
+
+    def rebuilt(self, leaves: list[Any], spec: Any) -> tuple[list[Any], Any]:
+        """Return leaves and the structure of ``(args, kwargs)``."""
+        if spec is pytree.FLAT:
+            return pytree.flatten((tuple(leaves), {}))
+        return leaves, spec
+
+    def signature(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, list[Any], Any]:
+        """Return the key, the leaves and the structure of a call."""
+        args = tuple(
+            Static(a) if i in self.static_argnums else a for i, a in enumerate(args)
+        )
+        kwargs = {
+            k: Static(v) if k in self.static_argnames else v for k, v in kwargs.items()
+        }
+        leaves, spec = pytree.flatten((args, kwargs))
+        key = (spec, torch.is_grad_enabled(), *map(part_of, leaves))
+        plain = [leaf.value if type(leaf) is Static else leaf for leaf in leaves]
+        return key, plain, spec
+
+    def reason(self, key: Any) -> str:
+        """Say in words why a signature is new."""
+        if not self.cache:
+            return "the first call"
+        last = next(reversed(self.cache))
+        if key[0] != last[0] or len(key) != len(last):
+            return "the structure of the arguments is new"
+        for place, (new, old) in enumerate(zip(key, last, strict=True)):
+            if new != old:
+                return f"part {place} of the signature was {old} and is {new}"
+        return "an older signature was dropped from the cache"
+
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
+        """Stage for these arguments without running; returns what can be inspected."""
+        key, leaves, spec = self.signature(args, kwargs)
+        return Lowered(self.lookup(key, leaves, spec))
+
+    def cache_info(self) -> CacheInfo:
+        """Return the counts of hits, misses and staged signatures."""
+        return CacheInfo(self.hits, self.misses, CACHE_SIZE, len(self.cache))
+
+    def clear_cache(self) -> None:
+        """Forget all staged signatures."""
+        self.cache.clear()
+        self.hits = self.misses = 0
 
 
-def written_targets(
-    level: TraceLevel, leaves: list[Any], handles: list[Any]
-) -> list[tuple[Any, TraceTensor]]:
-    """Return what the function wrote: inputs by position, captured tensors themselves."""
-    targets: list[tuple[Any, TraceTensor]] = []
-    tensors = [h for h in handles if isinstance(h, TraceTensor)]
-    for place, handle in enumerate(tensors):
-        targets.append((place, handle))
-    targets.extend(level.captured.values())
-    return [(t, h) for t, h in targets if h.alias is not None and h.alias.version]
+class Static:
+    """Marks an argument that is part of the key by its value."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Static and bool(self.value == other.value)
+
+    def __hash__(self) -> int:
+        return hash(self.value)
 
 
-def signature(leaves: list[Any], spec: Any) -> Any:
-    """Return the cache key of a call."""
-    parts: list[Any] = [spec, torch.is_grad_enabled()]
-    for leaf in leaves:
-        if isinstance(leaf, Tensor):
-            parts.append((leaf.shape, leaf.dtype, leaf.device))
-        else:
-            parts.append((type(leaf), leaf))
-    return tuple(parts)
+def part_of(leaf: Any) -> Any:
+    """Return what a leaf contributes to the key."""
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.dtype, leaf.device
+    return type(leaf), leaf
 
 
-def jit(func: Callable[..., Any]) -> Callable[..., Any]:
+def jit(
+    func: Callable[..., Any] | None = None,
+    *,
+    static_argnums: int | tuple[int, ...] = (),
+    static_argnames: str | tuple[str, ...] = (),
+    optimize: str = "full",
+) -> Any:
     """Stage a function once per signature and replay its optimized graph.
 
     The graph goes through all transforms inside ``func``. A call under an open
-    transform is seen through: ``grad(jit(f))`` and ``vmap(jit(f))`` work.
+    transform is seen through: ``grad(jit(f))`` and ``vmap(jit(f))`` work. Tensors that
+    the function reads from outside are captured by reference.
 
     Args:
-        func: a function of pytrees of tensors and static Python values.
+        func: a function of pytrees of tensors and hashable Python values, which are
+            part of the signature.
+        static_argnums: positional arguments that are part of the signature as a whole.
+        static_argnames: the same for keyword arguments.
+        optimize: ``"none"``, ``"safe"`` or ``"full"``: which passes run.
 
     Returns:
-        A function of the same arguments.
+        A function of the same arguments, with ``lower``, ``cache_info`` and
+        ``clear_cache``.
 
     Raises:
         DataDependentError: (a RuntimeError) where the function needs a value to go on.
+        ArgumentError: (a ValueError) for an unknown ``optimize``.
 
     Example:
         >>> import torch, jaxtorch
-        >>> jaxtorch.jit(lambda x: torch.sin(x) * 2)(torch.zeros(2))
-        tensor([0., 0.])
+        >>> jaxtorch.jit(lambda x: torch.cos(x) * 2)(torch.zeros(2))
+        tensor([2., 2.])
+
+    Source: the behaviour of ``jax.jit``.
     """
-    cache: collections.OrderedDict[Any, Staged] = collections.OrderedDict()
+    if optimize not in OPTIMIZE:
+        raise ArgumentError(
+            explain(
+                "jit",
+                f"optimize={optimize!r} is not known.",
+                "pass one of 'none', 'safe', 'full'",
+            )
+        )
+    nums = (static_argnums,) if isinstance(static_argnums, int) else static_argnums
+    names = (static_argnames,) if isinstance(static_argnames, str) else static_argnames
+    if func is None:
+        return lambda f: Jitted(f, nums, names, optimize)
+    return Jitted(func, nums, names, optimize)
 
-    @functools.wraps(func)
-    def staged(*args: Any, **kwargs: Any) -> Any:
-        if STATE.levels:
-            return func(*args, **kwargs)
+
+def make_graph(func: Callable[..., Any]) -> Callable[..., fx.Graph]:
+    """Return a function that traces ``func`` and returns the graph, not optimized.
+
+    Example:
+        >>> import torch, jaxtorch
+        >>> graph = jaxtorch.make_graph(torch.sin)(torch.zeros(2))
+        >>> [node.name for node in graph.nodes]
+        ['x0', 'sin_default', 'output']
+
+    Source: ``jax.make_jaxpr``.
+    """
+
+    def traced(*args: Any, **kwargs: Any) -> fx.Graph:
         leaves, spec = pytree.flatten((args, kwargs))
-        if any(isinstance(leaf, Wrapper) for leaf in leaves):
-            return func(*args, **kwargs)
-        key = signature(leaves, spec)
-        entry = cache.get(key)
-        if entry is None:
-            entry = cache[key] = Staged(func, leaves, spec)
-            if len(cache) > CACHE_SIZE:
-                cache.popitem(last=False)
-        return entry([leaf for leaf in leaves if isinstance(leaf, Tensor)])
+        return Staged(func, leaves, spec, "none").graph
 
-    return staged
+    return traced

@@ -1,0 +1,103 @@
+"""Elements moved or laid out anew: flip, roll, as_strided, diag_embed."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jaxtorch.linear.reindex import Reindex
+from jaxtorch.rules.batching import physical, to_front
+from jaxtorch.rules.record import Record
+
+aten = torch.ops.aten
+
+
+def flip_batch(size: int, dims: Any, x: Tensor, which: Any) -> Any:
+    """Flip dims of the example."""
+    x = to_front(x, dims[0])
+    rank = x.dim() - 1
+    return torch.flip(x, [physical(d, rank) for d in which]) if rank else x, 0
+
+
+def flip_linearize(wanted: Any, x: Tensor, which: Any) -> Any:
+    """Flipping is its own transpose."""
+    return torch.flip(x, which), (Reindex(torch.flip, (which,), torch.flip, (which,)),)
+
+
+def roll_batch(size: int, dims: Any, x: Tensor, shifts: Any, which: Any = ()) -> Any:
+    """Roll dims of the example; without dims its elements in order."""
+    x = to_front(x, dims[0])
+    rank = x.dim() - 1
+    if which and rank:
+        return torch.roll(x, shifts, [physical(d, rank) for d in which]), 0
+    return torch.roll(x.reshape(size, -1), shifts, 1).reshape(x.shape), 0
+
+
+def roll_linearize(wanted: Any, x: Tensor, shifts: Any, which: Any = ()) -> Any:
+    """The transpose rolls back."""
+    shifts = [shifts] if isinstance(shifts, int) else list(shifts)
+    back = [-s for s in shifts]
+    return torch.roll(x, shifts, which), (
+        Reindex(torch.roll, (shifts, which), torch.roll, (back, which)),
+    )
+
+
+def diag_embed_batch(
+    size: int, dims: Any, x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1
+) -> Any:
+    """Embed the last dim of the example as a diagonal."""
+    x = to_front(x, dims[0])
+    rank = x.dim()
+    return torch.diag_embed(x, offset, physical(dim1, rank), physical(dim2, rank)), 0
+
+
+def diag_embed_linearize(
+    wanted: Any, x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1
+) -> Any:
+    """The transpose takes the diagonal."""
+    where = (offset, dim1, dim2)
+    return torch.diag_embed(x, *where), (
+        Reindex(torch.diag_embed, where, torch.diagonal, where),
+    )
+
+
+def trace_decompose(x: Tensor) -> Tensor:
+    """The sum of the diagonal."""
+    return torch.diagonal(x).sum()
+
+
+def as_strided_decompose(
+    x: Tensor, size: Any, stride: Any, storage_offset: Any = None
+) -> Tensor:
+    """Gather the elements that the strides reach, by their places in the storage."""
+    own = x.storage_offset()
+    start = own if storage_offset is None else storage_offset
+    reach = [(n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True) if n]
+    length = sum(reach) + 1
+    places = torch.arange(length, device=x.device)
+    element_of = torch.zeros_like(places)
+    given = strided_places(x.shape, x.stride(), 0, x.device).reshape(-1)
+    count = torch.arange(x.numel(), device=x.device)
+    element_of = torch.index_put(element_of, (given,), count)
+    taken = strided_places(size, stride, start - own, x.device)
+    flat = element_of.index_select(0, taken.reshape(-1))
+    return x.reshape(-1).index_select(0, flat).reshape(size)
+
+
+def strided_places(size: Any, stride: Any, start: int, device: torch.device) -> Tensor:
+    """Return the place in a storage of every element of a strided tensor."""
+    places = torch.full([1] * len(size), start, device=device)
+    for dim, (length, step) in enumerate(zip(size, stride, strict=True)):
+        shape = [1] * len(size)
+        shape[dim] = length
+        places = places + (torch.arange(length, device=device) * step).reshape(shape)
+    return places
+
+
+RECORDS = (
+    Record(aten.flip.default, flip_batch, flip_linearize),
+    Record(aten.roll.default, roll_batch, roll_linearize),
+    Record(aten.diag_embed.default, diag_embed_batch, diag_embed_linearize),
+    Record(aten.trace.default, decompose=trace_decompose),
+    Record(aten.as_strided.default, decompose=as_strided_decompose),
+)

@@ -1,0 +1,143 @@
+"""What can be read off a staged function: source, flops, bytes, peak memory."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils.flop_counter import FlopCounterMode
+
+from jaxtorch.staging.execution import last_uses
+from jaxtorch.staging.rewriting import meta_of
+from jaxtorch.staging.staged import Staged
+from jaxtorch.staging.tracer import take
+
+
+class Lowered:
+    """A staged function for one signature, to be inspected.
+
+    Attributes:
+        graph: the optimized graph.
+        code: the generated Python source.
+        flops: floating point operations of matrix products and convolutions, as
+            ``torch.utils.flop_counter`` counts them.
+        peak_bytes: the most bytes that results and intermediate values hold at once.
+    """
+
+    def __init__(self, staged: Staged) -> None:
+        self.staged = staged
+        self.graph = staged.graph
+        self.code = staged.code
+        self.flops = sum(flops_of(node) for node in staged.graph.nodes)
+        self.peak_bytes = peak_bytes(staged.graph)
+
+    def explain(self) -> str:
+        """Return a table of the calls: op, shape, flops, bytes made, freed after."""
+        freed = last_uses(self.graph)
+        rows = [("op", "result", "flops", "bytes", "freed after")]
+        for node in self.graph.nodes:
+            if node.op != "call_function" or node.target is take:
+                continue
+            rows.append(
+                (
+                    str(node.target),
+                    describe(node.meta["val"]),
+                    str(flops_of(node)),
+                    str(bytes_made(node)),
+                    " ".join(n.name for n in freed.get(node, ())),
+                )
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
+            for row in rows
+        ]
+        removed = ", ".join(f"{n} {name}" for name, n in self.staged.removed.items())
+        return "\n".join(
+            [
+                *(line.rstrip() for line in lines),
+                f"{len(rows) - 1} calls, {self.flops} flops, peak {self.peak_bytes} B",
+                f"removed: {removed or 'nothing'}",
+            ]
+        )
+
+
+def describe(value: Any) -> str:
+    """Return dtype and shape of a value."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return ", ".join(describe(v) for v in value if isinstance(v, Tensor))
+
+
+def flops_of(node: fx.Node) -> int:
+    """Count the flops of one call by running it on meta tensors."""
+    if node.op != "call_function" or node.target is take:
+        return 0
+    kwargs = {k: meta_of(v) for k, v in node.kwargs.items()}
+    if "device" in kwargs:
+        kwargs["device"] = torch.device("meta")
+    if not node.all_input_nodes:
+        return 0
+    counter = FlopCounterMode(display=False)
+    with counter:
+        node.target(*[meta_of(a) for a in node.args], **kwargs)
+    return int(counter.get_total_flops())
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors of a node's value."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [v for v in value if isinstance(v, Tensor)]
+
+
+def storages(node: fx.Node) -> dict[int, int]:
+    """Return the storages of a node's value and their sizes in bytes."""
+    found = {}
+    for tensor in tensors_in(node.meta["val"]):
+        storage = tensor.untyped_storage()
+        found[storage._cdata] = storage.nbytes()
+    return found
+
+
+def bytes_made(node: fx.Node) -> int:
+    """Return the bytes of the storages that a call makes anew."""
+    given: dict[int, int] = {}
+    for source in node.all_input_nodes:
+        given.update(storages(source))
+    return sum(n for key, n in storages(node).items() if key not in given)
+
+
+def peak_bytes(graph: fx.Graph) -> int:
+    """Return the peak of the bytes held by results and intermediate values.
+
+    A view holds the storage it was taken from; inputs and captured tensors are not
+    counted.
+    """
+    outside: set[int] = set()
+    holders: dict[int, int] = {}
+    size: dict[int, int] = {}
+    dying = last_uses(graph)
+    held = peak = 0
+    for node in graph.nodes:
+        if node.op == "output":
+            break
+        if node.op == "placeholder":
+            outside.update(storages(node))
+            continue
+        for key, n in storages(node).items():
+            if key in outside:
+                continue
+            if not holders.get(key):
+                held += n
+                size[key] = n
+            holders[key] = holders.get(key, 0) + 1
+        peak = max(peak, held)
+        dead = [*dying.get(node, ()), *([] if node.users else [node])]
+        for source in dead:
+            for key in storages(source):
+                if key in outside:
+                    continue
+                holders[key] -= 1
+                if not holders[key]:
+                    held -= size[key]
+    return peak

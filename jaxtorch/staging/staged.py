@@ -1,0 +1,178 @@
+"""One staged signature of a function: its graph, its program, its output's structure."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from jaxtorch import pytree
+from jaxtorch.core import alias
+from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back, wrap
+from jaxtorch.staging.execution import compile_graph
+from jaxtorch.staging.passes import optimize_graph
+from jaxtorch.staging.tracer import TraceLevel, TraceTensor
+
+
+class Staged:
+    """A function traced for one signature.
+
+    Attributes:
+        graph: the optimized ``torch.fx`` graph; its inputs are the tensors of the call,
+            then the captured tensors.
+        code: the generated Python source that runs it.
+        captured: the tensors that the function reads from outside, by reference.
+        removed: how many nodes each pass took away.
+    """
+
+    def __init__(
+        self, func: Callable[..., Any], leaves: list[Any], spec: Any, optimize: str
+    ) -> None:
+        level = TraceLevel()
+        with level:
+            handles = [
+                level.add_input(leaf) if isinstance(leaf, Tensor) else leaf
+                for leaf in leaves
+            ]
+            args, kwargs = pytree.unflatten(list(handles), spec)
+            outs, self.out_spec = pytree.flatten(func(*args, **kwargs))
+            self.places, nodes = split_outputs(level, outs)
+            self.written = written_targets(level, handles)
+        nodes += [handle.node for _, handle in self.written]
+        level.graph.output(nodes)
+        self.graph = level.graph
+        self.optimize = optimize
+        self.removed = optimize_graph(self.graph) if optimize != "none" else {}
+        program = compile_graph(self.graph)
+        self.code = program.code
+        self.run = program.run
+        self.captured = [tensor for tensor, _ in level.captured.values()]
+        self.backwards: dict[tuple[bool, ...], Staged] = {}
+        self.only_tensors = not self.written and all(p is None for p in self.places)
+        _, flat = pytree.flatten(tuple(nodes))
+        self.is_tuple = self.only_tensors and self.out_spec == flat
+
+    def __call__(self, tensors: list[Tensor]) -> Any:
+        """Run on the tensors of a call; write what the function wrote."""
+        captured = self.captured
+        if torch.is_grad_enabled() and any_requires_grad(tensors, captured):
+            results: Any = StagedFunction.apply(self, *tensors, *captured)
+        else:
+            results = self.run(*tensors, *captured)
+        if self.only_tensors:
+            if self.out_spec is pytree.LEAF:
+                return results[0]
+            if self.is_tuple:
+                return tuple(results)
+            return pytree.unflatten(list(results), self.out_spec)
+        count = len(results) - len(self.written)
+        for (place, _), value in zip(self.written, results[count:], strict=True):
+            target = tensors[place] if isinstance(place, int) else place
+            target.copy_(value)
+        taken = iter(results)
+        outs = [next(taken) if p is None else p[0] for p in self.places]
+        return pytree.unflatten(outs, self.out_spec)
+
+    def backward(
+        self, wanted: tuple[bool, ...], tensors: Sequence[Tensor], cotangents: Any
+    ) -> list[Any]:
+        """Return the cotangents of the wanted tensors, by a staged function."""
+        leaves = [*tensors, *cotangents]
+        staged = self.backwards.get(wanted)
+        if staged is None:
+            pull = pullback_of(self.run, wanted, len(tensors))
+            _, spec = pytree.flatten((tuple(leaves), {}))
+            staged = Staged(pull, leaves, spec, self.optimize)
+            self.backwards[wanted] = staged
+        flat: list[Any] = staged([leaf for leaf in leaves if leaf is not None])
+        return flat
+
+
+def any_requires_grad(tensors: list[Tensor], captured: list[Tensor]) -> bool:
+    """Tell whether torch.autograd tracks any of the tensors."""
+    for tensor in tensors:
+        if tensor.requires_grad:
+            return True
+    return any(tensor.requires_grad for tensor in captured)
+
+
+class StagedFunction(torch.autograd.Function):
+    """Connects a staged call to torch.autograd; the backward pass is staged as well."""
+
+    @staticmethod
+    def forward(ctx: Any, staged: Staged, *tensors: Tensor) -> Any:
+        outs = tuple(staged.run(*tensors))
+        ctx.staged = staged
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(True)
+        ctx.mark_non_differentiable(
+            *[o for o in outs if not (o.is_floating_point() or o.is_complex())]
+        )
+        return outs
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        tensors = ctx.saved_tensors
+        wanted = tuple(ctx.needs_input_grad[1:])
+        pulled = iter(ctx.staged.backward(wanted, tensors, cotangents))
+        return None, *[next(pulled) if want else None for want in wanted]
+
+
+def pullback_of(
+    run: Callable[..., list[Tensor]], wanted: tuple[bool, ...], count: int
+) -> Callable[..., list[Any]]:
+    """Return the function of a program's inputs and cotangents that pulls these back."""
+
+    def pull(*leaves: Any) -> list[Any]:
+        tensors, cotangents = leaves[:count], leaves[count:]
+        level = ReverseLevel()
+        nodes = [Node(LEAF) if want else None for want in wanted]
+        with level:
+            inputs = [
+                t if node is None else wrap(level, t, node, None)
+                for t, node in zip(tensors, nodes, strict=True)
+            ]
+            outs = run(*inputs)
+        pairs = [
+            ((out.node, out.index), c)
+            for out, c in zip(outs, cotangents, strict=True)
+            if type(out) is TapeTensor and out.level is level and out.node is not None
+        ]
+        leaf_nodes = [node for node in nodes if node is not None]
+        pulled = pull_back([r for r, _ in pairs], [c for _, c in pairs], leaf_nodes, True)
+        inputs_wanted = [t for t, want in zip(tensors, wanted, strict=True) if want]
+        return [
+            torch.zeros_like(t) if c is None else c
+            for t, c in zip(inputs_wanted, pulled, strict=True)
+        ]
+
+    return pull
+
+
+def split_outputs(
+    level: TraceLevel, outs: list[Any]
+) -> tuple[list[Any], list[fx.Node]]:
+    """Separate the tensors among the outputs from the Python values, kept in tuples."""
+    places: list[Any] = []
+    nodes = []
+    for out in outs:
+        if not isinstance(out, Tensor):
+            places.append((out,))
+            continue
+        handle = out if isinstance(out, TraceTensor) else level.capture(out)
+        if handle.alias is not None:
+            alias.refresh(handle)
+        places.append(None)
+        nodes.append(handle.node)
+    return places, nodes
+
+
+def written_targets(
+    level: TraceLevel, handles: list[Any]
+) -> list[tuple[Any, TraceTensor]]:
+    """Return what the function wrote: inputs by position, captured tensors themselves."""
+    targets: list[tuple[Any, TraceTensor]] = []
+    for place, handle in enumerate(h for h in handles if isinstance(h, TraceTensor)):
+        targets.append((place, handle))
+    targets.extend(level.captured.values())
+    return [(t, h) for t, h in targets if h.alias is not None and h.alias.version]
