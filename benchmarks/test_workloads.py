@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.func
-import torch.nn.functional as F  # noqa: N812 - the name that torch's manual uses
+import torch.nn.functional as F
 from torch import Tensor
 
 import jaxtorch

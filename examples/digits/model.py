@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that torch's manual uses
+import torch.nn.functional as F
 from torch import Tensor
 
 import jaxtorch

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that torch's manual uses
+import torch.nn.functional as F
 from torch import Tensor
 
 import jaxtorch

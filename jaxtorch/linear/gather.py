@@ -59,10 +59,10 @@ class TakeAt(LinearOperator):
         self.indices = indices
         self.shape = shape
 
-    def apply(self, tangent: Tensor) -> Tensor:
+    def apply(self, tangent: Tensor) -> Any:
         return torch.ops.aten.index.Tensor(tangent, self.indices)
 
-    def apply_transpose(self, cotangent: Tensor) -> Tensor:
+    def apply_transpose(self, cotangent: Tensor) -> Any:
         zeros = cotangent.new_zeros(self.shape)
         return torch.ops.aten.index_put.default(zeros, self.indices, cotangent, True)
 
@@ -146,7 +146,7 @@ class PutAt(LinearOperator):
         self.shape = shape
         self.accumulate = accumulate
 
-    def apply(self, tangent: Tensor) -> Tensor:
+    def apply(self, tangent: Tensor) -> Any:
         zeros = tangent.new_zeros(self.shape)
         return torch.ops.aten.index_put.default(zeros, self.indices, tangent, self.accumulate)
 

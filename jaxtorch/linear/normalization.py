@@ -112,8 +112,8 @@ class InputDerivative(LinearOperator):
         g, g_mean, g_rstd = cotangent[:3]
         total = None if g is None else own.kernel(g, [True, False, False])[0]
         if g_mean is None and g_rstd is None:
-            return total  # type: ignore[no-any-return]
-        part = None
+            return total
+        part: Any = None
         if g_rstd is not None:
             scaled = shaped(g_rstd * (own.rstd * own.rstd), layout.stats)
             part = own.standard() * (scaled / -layout.count())

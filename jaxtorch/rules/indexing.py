@@ -197,19 +197,19 @@ def index_put_linearize(
     return out, (kept, None, PutAt(indices, values.shape, x.shape, accumulate))
 
 
-def clear(t: Tensor, indices: Sequence[Any]) -> Tensor:
+def clear(t: Tensor, indices: Sequence[Any]) -> Any:
     """Set to zero what ``indices`` name."""
     return aten.index_put.default(t, indices, t.new_zeros(()))
 
 
-def take_decompose(x: Tensor, index: Tensor) -> Tensor:
+def take_decompose(x: Tensor, index: Tensor) -> Any:
     """Index the flattened tensor."""
     return aten.index.Tensor(x.reshape(-1), [index])
 
 
 def put_decompose(
     x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False
-) -> Tensor:
+) -> Any:
     """Write into the flattened tensor."""
     flat = x.reshape(-1)
     out = aten.index_put.default(flat, [index.reshape(-1)], source.reshape(-1), accumulate)

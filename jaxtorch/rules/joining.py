@@ -33,7 +33,7 @@ def cat_batch(size: int, dims: Any, tensors: Sequence[Tensor], dim: int = 0) -> 
     return torch.cat(values, physical(dim, rank)), 0
 
 
-def cat_linearize(wanted: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+def cat_linearize(wanted: Any, tensors: list[Tensor], dim: int = 0) -> Any:
     """Each tensor becomes a segment of the result."""
     out = torch.cat(tensors, dim)
     dim = dim % out.dim()
@@ -59,7 +59,7 @@ def stack_batch(size: int, dims: Any, tensors: Sequence[Tensor], dim: int = 0) -
     return torch.stack(values, physical(dim, values[0].dim())), 0
 
 
-def stack_linearize(wanted: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+def stack_linearize(wanted: Any, tensors: list[Tensor], dim: int = 0) -> Any:
     """Each tensor becomes an entry of the new dim."""
     out = torch.stack(tensors, dim)
     dim = dim % out.dim()

@@ -115,26 +115,26 @@ def bce_target_scale(t: Tensor, x: Tensor, y: Tensor, w: Tensor | None) -> Tenso
     return (negative - positive) * weighted(t, w)
 
 
-def bce_weight_scale(t: Tensor, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+def bce_weight_scale(t: Tensor, x: Tensor, y: Tensor, w: Tensor) -> Any:
     """The loss is linear in its weight."""
     return t * aten.binary_cross_entropy.default(x, y, None, NONE)
 
 
-def logits_scale(t: Tensor, x: Tensor, y: Tensor, w: Any, p: Any) -> Tensor:
+def logits_scale(t: Tensor, x: Tensor, y: Tensor, w: Any, p: Any) -> Any:
     """``dx (sigmoid(x) - y)``; with a positive weight p, y counts p times."""
     if p is None:
         return (torch.sigmoid(x) - y) * weighted(t, w)
     return (torch.sigmoid(x) * (1 + (p - 1) * y) - p * y) * weighted(t, w)
 
 
-def logits_target_scale(t: Tensor, x: Tensor, y: Tensor, w: Any, p: Any) -> Tensor:
+def logits_target_scale(t: Tensor, x: Tensor, y: Tensor, w: Any, p: Any) -> Any:
     """``-x dy``; with a positive weight p, ``(p - 1) softplus(-x)`` more."""
     if p is None:
         return -x * weighted(t, w)
     return ((1 - p) * torch.nn.functional.logsigmoid(x) - x) * weighted(t, w)
 
 
-def logits_weight_scale(t: Tensor, x: Tensor, y: Tensor, w: Any, p: Any) -> Tensor:
+def logits_weight_scale(t: Tensor, x: Tensor, y: Tensor, w: Any, p: Any) -> Any:
     """The loss is linear in its weight."""
     return t * aten.binary_cross_entropy_with_logits.default(x, y, None, p, NONE)
 

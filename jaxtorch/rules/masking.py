@@ -44,7 +44,7 @@ def masked_scatter_decompose(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     return torch.where(mask, aten.index.Tensor(source.reshape(-1), [order]), x)
 
 
-def masked_select_decompose(x: Tensor, mask: Tensor) -> Tensor:
+def masked_select_decompose(x: Tensor, mask: Tensor) -> Any:
     """Index with the mask."""
     x, mask = torch.atleast_1d(x, mask)
     x, mask = torch.broadcast_tensors(x, mask)

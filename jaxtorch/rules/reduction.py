@@ -130,10 +130,10 @@ def var_scale(x: Tensor, dims: list[int], correction: Any) -> Callable[..., Tens
     """``d var = 2 / (n - correction) sum (x - mean) dx``."""
     freedom = number_of(x.shape, dims) - correction
 
-    def scale(t: Tensor, x: Tensor, out: Tensor) -> Tensor:
+    def scale(t: Tensor, x: Tensor, out: Tensor) -> Any:
         centred = x - torch.mean(x, dims, True) if dims else x - x
         if x.is_complex():
-            centred = centred.conj()
+            centred = centred.conj_physical()
         if freedom <= 0:
             return t * (torch.abs(centred) * math.inf)
         return centred * (t * (2 / freedom))
@@ -202,12 +202,12 @@ def norm_scale(order: float, dims: list[int]) -> Callable[..., Tensor]:
 
 def conjugated(x: Tensor) -> Tensor:
     """Return the conjugate of a complex tensor."""
-    return x.conj() if x.is_complex() else x
+    return x.conj_physical() if x.is_complex() else x
 
 
 def direction(x: Tensor) -> Tensor:
     """Return the derivative of ``|x|``: the conjugated sign."""
-    return torch.sgn(x).conj() if x.is_complex() else torch.sgn(x)
+    return torch.sgn(x).conj_physical() if x.is_complex() else torch.sgn(x)
 
 
 def vector_norm_linearize(

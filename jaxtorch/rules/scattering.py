@@ -228,7 +228,7 @@ def ties(place: Place, x: Tensor, src: Tensor, out: Tensor) -> tuple[Tensor, Ten
     return extreme, place.add((x == out).to(x.dtype), extreme)
 
 
-def extremum_on_target(t: Tensor, place: Place, x: Any, src: Any, out: Any) -> Tensor:
+def extremum_on_target(t: Tensor, place: Place, x: Any, src: Any, out: Any) -> Any:
     """Elements that tie share the derivative equally."""
     return place.own(t, 0) * (x == out) / ties(place, x, src, out)[1]
 

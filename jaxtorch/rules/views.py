@@ -153,7 +153,7 @@ def select_linearize(wanted: Any, x: Tensor, dim: int, index: Any) -> Any:
     )
 
 
-def select_transpose(g: Tensor, shape: torch.Size, dim: int, index: Any) -> Tensor:
+def select_transpose(g: Tensor, shape: torch.Size, dim: int, index: Any) -> Any:
     """Put ``g`` at ``index`` of ``dim`` into zeros of ``shape``."""
     return aten.select_backward.default(g, shape, dim, index)
 
