@@ -312,6 +312,13 @@ def dispatch_plain(primitive: Primitive, args: Any, kwargs: Any) -> Any:
     return levels[-1].lift(out) if levels else out
 
 
+def settled(value: Tensor) -> Tensor:
+    """Carry out a lazy conjugation or negation: within dispatch its bit is ignored."""
+    if value.is_conj() or value.is_neg():
+        return value.resolve_conj().resolve_neg()
+    return value
+
+
 def any_requires_grad(args: Sequence[Any]) -> bool:
     """Tell whether torch.autograd tracks any tensor in ``args``."""
     for arg in args:

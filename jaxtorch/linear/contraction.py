@@ -31,7 +31,9 @@ class Contraction(LinearOperator):
 
     def apply_transpose(self, cotangent: Tensor) -> Tensor:
         factor = self.factor
-        return self.adjoint(cotangent, factor.conj() if factor.is_complex() else factor)
+        return self.adjoint(
+            cotangent, factor.conj_physical() if factor.is_complex() else factor
+        )
 
 
 def transposed(matrix: Tensor) -> Tensor:

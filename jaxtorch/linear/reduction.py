@@ -99,7 +99,7 @@ class ReducedElementwise(LinearOperator):
         out = self.align(self.out)
         cotangent = self.align(cotangent)
         if self.x.is_complex():
-            return self.scale(cotangent.conj(), self.x, out).conj()
+            return self.scale(cotangent.conj_physical(), self.x, out).conj_physical()
         return self.scale(cotangent, self.x, out)
 
 

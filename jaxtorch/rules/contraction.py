@@ -31,7 +31,7 @@ def dot_batch(size: int, dims: Any, x: Tensor, y: Tensor) -> Any:
 
 def vdot_decompose(x: Tensor, y: Tensor) -> Tensor:
     """``vdot(x, y) = dot(conj(x), y)``."""
-    return torch.dot(x.conj() if x.is_complex() else x, y)
+    return torch.dot(x.conj_physical() if x.is_complex() else x, y)
 
 
 def _dot_adjoint(g: Tensor, y: Tensor) -> Tensor:

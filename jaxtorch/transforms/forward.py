@@ -9,6 +9,7 @@ from torch import Tensor
 from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.forward import DualTensor, ForwardLevel, wrap
+from jaxtorch.core.level import settled
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.checks import check_differentiable_inputs, split_aux
 from jaxtorch.transforms.naming import Where
@@ -51,11 +52,12 @@ def jvp(
     leaves, spec, flat_tangents = match_tangents(where, primals, tangents)
     level = ForwardLevel()
     aux = None
+    inputs = [
+        (settled(value), settled(tangent))
+        for value, tangent in zip(leaves, flat_tangents, strict=True)
+    ]
     with level:
-        wrapped = [
-            wrap(level, value, tangent)
-            for value, tangent in zip(leaves, flat_tangents, strict=True)
-        ]
+        wrapped = [wrap(level, value, tangent) for value, tangent in inputs]
         out = func(*pytree.unflatten_args(wrapped, spec))
         if has_aux:
             out, aux = split_aux(where, out)
@@ -172,7 +174,10 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, Any]:
     leaves, spec = pytree.flatten_args(primals)
     check_differentiable_inputs(where, leaves, primals)
     tape = Recording(
-        lambda wrapped: func(*pytree.unflatten_args(wrapped, spec)), leaves, where, False
+        lambda wrapped: func(*pytree.unflatten_args(wrapped, spec)),
+        leaves,
+        where,
+        False,
     )
     check_outputs(where, tape.outs, "the output of the function")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from jaxtorch import pytree
 from jaxtorch.core import alias
-from jaxtorch.core.level import paused
+from jaxtorch.core.level import paused, settled
 from jaxtorch.core.reverse import (
     LEAF,
     Node,
@@ -44,10 +44,11 @@ class Recording:
         self.leaves = [Node(LEAF) for _ in inputs]
         self.aux = None
         level = ReverseLevel()
+        values = [settled(value) for value in inputs]
         with level:
             wrapped = [
                 wrap(level, value, node, None)
-                for value, node in zip(inputs, self.leaves, strict=True)
+                for value, node in zip(values, self.leaves, strict=True)
             ]
             out = func(list(wrapped))
             if has_aux:

@@ -10,6 +10,7 @@ from torch import Tensor
 from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.batching import BatchLevel, BatchTensor, wrap
+from jaxtorch.core.level import settled
 from jaxtorch.errors import (
     ArgumentError,
     OutDimError,
@@ -96,7 +97,9 @@ def vmap(
             outs, out_spec, _ = call_batched(
                 func, level, (leaves, spec, dims), kwargs, out_dims, where
             )
-            return outs[0] if out_spec is pytree.LEAF else pytree.unflatten(outs, out_spec)
+            return (
+                outs[0] if out_spec is pytree.LEAF else pytree.unflatten(outs, out_spec)
+            )
 
         def run(leaves: list[Any], size: int) -> tuple[list[Any], Any, list[Any]]:
             level = BatchLevel(size, randomness, strict)
@@ -271,10 +274,14 @@ def call_batched(
 ) -> tuple[list[Any], Any, list[Any]]:
     """Open the level, call, and unwrap; returns leaves, structure and out dims."""
     leaves, spec, dims = inputs
+    values = [
+        leaf if dim is None else settled(leaf)
+        for leaf, dim in zip(leaves, dims, strict=True)
+    ]
     with level:
         wrapped = [
-            leaf if dim is None else wrap(level, leaf, dim)
-            for leaf, dim in zip(leaves, dims, strict=True)
+            value if dim is None else wrap(level, value, dim)
+            for value, dim in zip(values, dims, strict=True)
         ]
         out = func(*pytree.unflatten_args(wrapped, spec), **kwargs)
         if isinstance(out, Tensor) and type(out_dims) is int:
