@@ -12,6 +12,7 @@ from jaxtorch.core.level import (
     Level,
     Wrapper,
     any_requires_grad,
+    make_index,
     make_wrapper,
     tracked_by_autograd,
 )
@@ -73,9 +74,13 @@ def wrap(level: "BatchLevel", value: Tensor, batch_dim: int | None) -> BatchTens
     elif batch_dim is not None:
         shape = shape[:batch_dim] + shape[batch_dim + 1 :]
         stride = stride[:batch_dim] + stride[batch_dim + 1 :]
-    out: BatchTensor = make_wrapper(
-        BatchTensor, shape, stride, 0, None, value.dtype, torch.strided, value.device
-    )
+    out: BatchTensor
+    if shape or batch_dim is None or value.dtype.is_floating_point:
+        out = make_wrapper(
+            BatchTensor, shape, stride, 0, None, value.dtype, torch.strided, value.device
+        )
+    else:
+        out = make_index(BatchTensor, value)
     out.level = level
     out.value = value
     out.batch_dim = batch_dim

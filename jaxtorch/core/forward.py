@@ -8,7 +8,14 @@ from torch import Tensor
 from typing_extensions import Self
 
 from jaxtorch.core import fallback
-from jaxtorch.core.level import Level, Wrapper, make_wrapper, tracked_by_autograd
+from jaxtorch.core.level import (
+    Level,
+    Wrapper,
+    is_index,
+    make_index,
+    make_wrapper,
+    tracked_by_autograd,
+)
 from jaxtorch.core.primitive import Primitive
 from jaxtorch.core.tracking import add_tangents, has_derivative, run_primals, unwrap
 
@@ -35,16 +42,21 @@ class DualTensor(Wrapper):
 
 def wrap(level: "ForwardLevel", value: Tensor, tangent: Tensor | None) -> DualTensor:
     """Pair ``value`` with ``tangent``."""
-    out: DualTensor = make_wrapper(
-        DualTensor,
-        value.shape,
-        value.stride(),
-        0,
-        None,
-        value.dtype,
-        torch.strided,
-        value.device,
-    )
+    shape = value.shape
+    out: DualTensor
+    if shape or not is_index(value):
+        out = make_wrapper(
+            DualTensor,
+            shape,
+            value.stride(),
+            0,
+            None,
+            value.dtype,
+            torch.strided,
+            value.device,
+        )
+    else:
+        out = make_index(DualTensor, value)
     out.level = level
     out.value = value
     out.tangent = tangent

@@ -27,6 +27,12 @@ from jaxtorch.errors import MutationError, RandomnessError, UsageError, explain
 DEAD = 1 << 60
 make_wrapper = Tensor._make_wrapper_subclass
 
+# PyTorch reads the number of a 0-dim index, as in x[i], unless the index has this key;
+# then it is taken as a tensor. The key does nothing else, as it is shut while a level
+# is open.
+INDEX_KEY = torch._C.DispatchKey.FuncTorchBatched
+INDEX_KEYS = torch._C.DispatchKeySet(INDEX_KEY)
+
 
 class Wrapper(Tensor):
     """A handle on a value at a level. Its own storage is empty, its shape is real."""
@@ -107,6 +113,19 @@ for _name, _overload in {
         )
 
 
+def make_index(kind: type[Wrapper], value: Tensor) -> Any:
+    """Make a wrapper of a 0-dim tensor that differs between examples."""
+    return make_wrapper(
+        kind, (), (), 0, None, value.dtype, torch.strided, value.device, False, False,
+        None, False, False, INDEX_KEYS,
+    )  # fmt: skip
+
+
+def is_index(value: Tensor) -> bool:
+    """Tell whether a 0-dim value was made by ``make_index``."""
+    return isinstance(value, Wrapper) and torch._C._dispatch_keys(value).has(INDEX_KEY)
+
+
 class Level:
     """One open transform call. Subclasses are the interpreters."""
 
@@ -120,6 +139,8 @@ class Level:
         state = STATE
         levels = state.levels
         if not levels:
+            state.shut = torch._C._dispatch_tls_is_dispatch_key_excluded(INDEX_KEY)
+            torch._C._dispatch_tls_set_dispatch_key_excluded(INDEX_KEY, True)
             state.include = torch._C._dispatch_tls_local_include_set()
             state.exclude = torch._C._dispatch_tls_local_exclude_set()
             torch._C._push_on_torch_dispatch_stack(state.mode)
@@ -138,6 +159,7 @@ class Level:
         self.depth = DEAD
         if not levels:
             torch._C._pop_torch_dispatch_stack(None)
+            torch._C._dispatch_tls_set_dispatch_key_excluded(INDEX_KEY, STATE.shut)
 
     def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
         """Run one primitive whose arguments may be wrappers of this level."""
@@ -173,6 +195,7 @@ class State(threading.local):
         self.levels: list[Level] = []
         self.mode = TransformMode()
         self.include = self.exclude = None
+        self.shut = False
 
 
 STATE = State()

@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from jaxtorch.core import fallback
-from jaxtorch.core.level import Level, Wrapper, make_wrapper
+from jaxtorch.core.level import Level, Wrapper, is_index, make_index, make_wrapper
 from jaxtorch.core.primitive import Primitive
 from jaxtorch.core.tracking import add_tangents, has_derivative, run_primals, unwrap
 from jaxtorch.errors import UsageError, explain
@@ -63,16 +63,21 @@ def wrap(
     level: "ReverseLevel", value: Tensor, node: Node | None, index: int | None
 ) -> TapeTensor:
     """Wrap ``value`` as output ``index`` of ``node``."""
-    out: TapeTensor = make_wrapper(
-        TapeTensor,
-        value.shape,
-        value.stride(),
-        0,
-        None,
-        value.dtype,
-        torch.strided,
-        value.device,
-    )
+    shape = value.shape
+    out: TapeTensor
+    if shape or not is_index(value):
+        out = make_wrapper(
+            TapeTensor,
+            shape,
+            value.stride(),
+            0,
+            None,
+            value.dtype,
+            torch.strided,
+            value.device,
+        )
+    else:
+        out = make_index(TapeTensor, value)
     out.level = level
     out.value = value
     out.node = node
