@@ -74,7 +74,7 @@ class Recurrence(LinearOperator):
     def apply_transpose(self, cotangent: Tensor) -> Tensor:
         decay, gain = self.coefficients()
         if gain.is_complex():
-            decay, gain = decay.conj(), gain.conj()
+            decay, gain = decay.conj_physical(), gain.conj_physical()
         dim = self.dim
         backwards = shifted(reverse(decay, dim), dim, 0)
         total = recurrence(backwards, reverse(cotangent, dim), dim)
