@@ -1,0 +1,186 @@
+"""``jit``: the same numbers as eager, everywhere; nothing lost, nothing stale."""
+
+import logging
+
+import pytest
+import torch
+
+import jaxtorch
+from jaxtorch import jit
+
+X = torch.linspace(-1.0, 1.0, 12, dtype=torch.float64).reshape(4, 3)
+W = torch.linspace(-0.5, 0.7, 9, dtype=torch.float64).reshape(3, 3)
+
+
+def layer(x):
+    return torch.tanh(W @ x)
+
+
+def energy(x):
+    return (layer(x) ** 3).sum()
+
+
+STAGED = {
+    "plain": (layer, X[0]),
+    "vmap": (jaxtorch.vmap(layer), X),
+    "grad": (jaxtorch.grad(energy), X[0]),
+    "vmap(grad)": (jaxtorch.vmap(jaxtorch.grad(energy)), X),
+    "jacrev": (jaxtorch.jacrev(layer), X[0]),
+    "jacfwd": (jaxtorch.jacfwd(layer), X[0]),
+    "hessian": (jaxtorch.hessian(energy), X[0]),
+    "vmap(hessian)": (jaxtorch.vmap(jaxtorch.hessian(energy)), X),
+    "hessian(hessian)": (jaxtorch.hessian(jaxtorch.hessian(energy)), X[0]),
+    "jvp": (lambda x: jaxtorch.jvp(layer, (x,), (x,)), X[0]),
+    "linearize": (lambda x: jaxtorch.linearize(layer, x)[1](x), X[0]),
+    "hvp": (lambda x: jaxtorch.hvp(energy, (x,), (x,)), X[0]),
+}
+
+
+@pytest.mark.parametrize("optimize", ["none", "full"])
+@pytest.mark.parametrize("name", STAGED)
+def test_equals_eager(name, optimize):
+    func, x = STAGED[name]
+    staged = jit(func, optimize=optimize)
+    torch.testing.assert_close(staged(x), func(x))
+    torch.testing.assert_close(staged(x + 0.1), func(x + 0.1))
+    assert staged.cache_info()[:2] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [jaxtorch.grad, jaxtorch.hessian, lambda f: jit(f), lambda f: jit(jaxtorch.grad(f))],
+)
+def test_transforms_see_through(transform):
+    torch.testing.assert_close(transform(jit(energy))(X[0]), transform(energy)(X[0]))
+    torch.testing.assert_close(jaxtorch.vmap(jit(layer))(X), jaxtorch.vmap(layer)(X))
+
+
+def test_captured_tensors_are_read_by_reference():
+    weight = torch.ones(3)
+    staged = jit(lambda x: torch.cos(weight) * x)
+    x = torch.ones(3)
+    staged(x)
+    weight.mul_(2)
+    torch.testing.assert_close(staged(x), torch.cos(weight) * x)
+
+
+def test_writes_to_local_values_inputs_and_captured_tensors():
+    count = torch.zeros(())
+
+    def step(x):
+        out = torch.zeros(3)
+        out[0] = x[0]
+        out += 1
+        x.mul_(2)
+        count.add_(1)
+        return out, "done"
+
+    x = torch.tensor([3.0, 4.0])
+    staged = jit(step)
+    for _ in range(2):
+        out, word = staged(x)
+    assert word == "done"
+    torch.testing.assert_close(out, torch.tensor([7.0, 1.0, 1.0]))
+    torch.testing.assert_close(x, torch.tensor([12.0, 16.0]))
+    assert count.item() == 2
+
+
+def test_random_numbers_are_drawn_at_each_call_as_in_eager():
+    def noisy(x):
+        return jaxtorch.vmap(lambda x: x + torch.rand(3), randomness="different")(x)
+
+    staged = jit(noisy)
+    x = torch.zeros(4, 3)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        drawn = staged(x)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(drawn, noisy(x))
+
+
+def test_torch_autograd_outside_to_second_order():
+    weight = W.clone().requires_grad_()
+    x = X[0].clone().requires_grad_()
+
+    def loss(x):
+        return torch.tanh(weight @ x).pow(2).sum()
+
+    staged = jit(loss)
+    for func in (staged, loss):
+        grads = torch.autograd.grad(func(x), (weight, x), create_graph=True)
+        second = torch.autograd.grad(grads[0].pow(2).sum() + grads[1].sum(), (weight, x))
+        if func is staged:
+            expected = grads, second
+    torch.testing.assert_close(expected, (grads, second))
+
+
+def test_arguments_of_every_kind():
+    @jit
+    def func(tree, scale, *, shift=0):
+        return {"out": tree["a"] * scale + shift, "n": scale}
+
+    tree = {"a": X}
+    torch.testing.assert_close(func(tree, 2)["out"], X * 2)
+    torch.testing.assert_close(func(tree, 3, shift=X)["out"], X * 3 + X)
+    assert func(tree, 3)["n"] == 3
+    assert func.cache_info().currsize == 3
+    func.clear_cache()
+    assert func.cache_info() == (0, 0, 256, 0)
+
+
+def test_static_arguments():
+    func = jit(lambda x, mode: x.sum() if mode == {"sum"} else x, static_argnums=1)
+    with pytest.raises(TypeError, match="pass tensors, or hashable"):
+        func(X, {"sum"})
+    func = jit(lambda x, mode: x.sum() if mode == "sum" else x, static_argnums=(1,))
+    torch.testing.assert_close(func(X, "sum"), X.sum())
+    torch.testing.assert_close(func(X, "all"), X)
+
+
+def test_methods_can_be_decorated():
+    class Model:
+        scale = 3
+
+        @jit
+        def forward(self, x):
+            return x * self.scale
+
+    torch.testing.assert_close(Model().forward(X), X * 3)
+
+
+def test_a_branch_on_a_value_is_refused_with_the_line():
+    def choose(x):
+        return x if x.sum() > 0 else -x
+
+    with pytest.raises(RuntimeError, match=r"(?s)test_jit.py.*Fix: use torch.where"):
+        jit(choose)(X)
+    torch.testing.assert_close(jit(layer)(X[0]), layer(X[0]))
+
+
+def test_misses_are_explained(caplog):
+    staged = jit(torch.sin)
+    with caplog.at_level(logging.INFO, "jaxtorch.jit"):
+        staged(torch.ones(2))
+        staged(torch.ones(3))
+    assert "the first call" in caplog.text
+    assert "(torch.Size([2]), torch.float32, device(type='cpu'))" in caplog.text
+
+
+def test_lower_shows_what_runs():
+    lowered = jit(lambda x: torch.tanh(x @ W) + 1).lower(X)
+    assert lowered.code.startswith("def run(x0, c0):")
+    assert lowered.flops == 2 * 4 * 3 * 3
+    assert "aten.mm.default" in lowered.explain()
+    assert lowered.peak_bytes == 2 * X.numel() * 8
+
+
+def test_the_first_layer_of_a_jacobian_is_the_weight():
+    lowered = jit(jaxtorch.jacrev(lambda x: W @ x)).lower(X[0])
+    assert [n.target for n in lowered.graph.nodes if n.op == "call_function"] == []
+    torch.testing.assert_close(jit(jaxtorch.jacrev(lambda x: W @ x))(X[0]), W)
+
+
+def test_make_graph_is_not_optimized():
+    graph = jaxtorch.make_graph(lambda x: torch.sin(x) + torch.sin(x))(X)
+    names = [node.name for node in graph.nodes if node.op == "call_function"]
+    assert names == ["sin_default", "sin_default_1", "add_tensor"]
