@@ -12,6 +12,7 @@ from jaxtorch.linear.cast import promoted
 from jaxtorch.linear.fan import Fan
 from jaxtorch.linear.operator import LinearOperator
 from jaxtorch.linear.reduction import ReducedElementwise, Sum, example_dims
+from jaxtorch.linear.slopes import norm_scale
 from jaxtorch.rules.batching import entry_point, to_front
 from jaxtorch.rules.makers import zero_derivative
 from jaxtorch.rules.record import LinearizeRule, Record
@@ -174,40 +175,6 @@ def spread(overload: OpOverload, scale_of: Any, with_mean: bool) -> Record:
         return out, (operator,)
 
     return Record(overload, reduction_batch(overload), linearize)
-
-
-def norm_scale(order: float, dims: list[int]) -> Callable[..., Tensor]:
-    """``d |x|_p = sum sgn(x) (|x| / |x|_p)^(p-1) dx``; zero where the norm is zero."""
-
-    def scale(t: Tensor, x: Tensor, out: Tensor) -> Tensor:
-        if order == 0:
-            return torch.zeros_like(x * t)
-        if order == 1:
-            return t * direction(x)
-        if math.isinf(order):
-            size = torch.abs(x)
-            ties = (size == out).to(size.dtype)
-            count = torch.sum(ties, dims, True) if dims else ties
-            return t * (direction(x) * (ties / count))
-        if order == 2:
-            return conjugated(x) * torch.where(out == 0, 0, t / out)
-        size = torch.abs(x)
-        nothing = (size == 0) | (out == 0)
-        ratio = torch.where(nothing, 1, size) / torch.where(out == 0, 1, out)
-        power = torch.where(nothing, 0, torch.pow(ratio, order - 1))
-        return t * (direction(x) * power)
-
-    return scale
-
-
-def conjugated(x: Tensor) -> Tensor:
-    """Return the conjugate of a complex tensor."""
-    return x.conj_physical() if x.is_complex() else x
-
-
-def direction(x: Tensor) -> Tensor:
-    """Return the derivative of ``|x|``: the conjugated sign."""
-    return torch.sgn(x).conj_physical() if x.is_complex() else torch.sgn(x)
 
 
 def vector_norm_linearize(
