@@ -126,4 +126,10 @@ INVERSES = {
     aten.transpose.int: _transpose_back,
     aten.permute.default: _permute_back,
     aten.unbind.int: _unbind_back,
+    aten._conj.default: lambda alias, value: torch.conj_physical(value),
+    aten._neg_view.default: lambda alias, value: torch.neg(value),
+    aten.view_as_real.default: (
+        lambda alias, value: torch.view_as_complex(value.contiguous())
+    ),
+    aten.view_as_complex.default: lambda alias, value: torch.view_as_real(value),
 }
