@@ -18,6 +18,7 @@ from jaxtorch.core.level import (
 )
 from jaxtorch.core.primitive import Primitive
 from jaxtorch.core.tracking import add_tangents, has_derivative, run_primals, unwrap
+from jaxtorch.linear.operator import Joined
 
 
 class DualTensor(Wrapper):
@@ -71,7 +72,10 @@ def push(rule: Any, sources: list[Any], values: list[Any], kwargs: Any) -> Any:
     for operator, source in zip(operators, sources, strict=False):
         if source is None:
             continue
-        if type(source) is list:
+        if isinstance(operator, Joined):
+            tangents = [None if own is None else own[0] for own in source]
+            total = add_tangents(total, operator.apply_all(tangents))
+        elif type(source) is list:
             for each, own in zip(operator, source, strict=True):
                 if own is not None:
                     total = add_tangents(total, each.apply(own[0]))

@@ -1,6 +1,6 @@
 """The base of all linear operators: a map of tangents that can be transposed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -128,3 +128,22 @@ class Composition(LinearOperator):
     def apply_transpose(self, cotangent: Any) -> Tensor | None:
         middle = self.outer.apply_transpose(cotangent)
         return None if middle is None else self.inner.apply_transpose(middle)
+
+
+class Joined(list[Any]):
+    """The operators of a list of tensors, whose tangents can be pushed at once.
+
+    One after the other, each would be padded to the size of the whole.
+    """
+
+    def __init__(
+        self,
+        operators: Iterable[Any],
+        join: Callable[[list[Tensor | None]], Tensor],
+    ) -> None:
+        super().__init__(operators)
+        self.join = join
+
+    def apply_all(self, tangents: list[Tensor | None]) -> Tensor:
+        """Return the output's tangent; None among ``tangents`` is a zero."""
+        return self.join(tangents)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jaxtorch.linear.cast import promoted
-from jaxtorch.linear.operator import Zero
+from jaxtorch.linear.cast import cast_to, promoted
+from jaxtorch.linear.operator import Joined, Zero
 from jaxtorch.linear.placement import Segment, Slot, Tile
 from jaxtorch.rules.batching import batched_at_front, pad_rank, physical, rank_of
 from jaxtorch.rules.record import Record
@@ -48,7 +48,11 @@ def cat_linearize(wanted: Any, tensors: list[Tensor], dim: int = 0) -> Any:
         segment = Segment(dim, start, length, total)
         operators.append(own and promoted(segment, tensor, out))
         start += length
-    return out, (operators,)
+
+    def join(tangents: list[Tensor | None]) -> Tensor:
+        return cast_to(torch.cat(with_zeros(tangents, tensors), dim), out.dtype)
+
+    return out, (Joined(operators, join),)
 
 
 def stack_batch(size: int, dims: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
@@ -68,7 +72,21 @@ def stack_linearize(wanted: Any, tensors: list[Tensor], dim: int = 0) -> Any:
         own and promoted(Slot(dim, index, total), tensor, out)
         for index, (tensor, own) in enumerate(zip(tensors, wanted[0], strict=True))
     ]
-    return out, (operators,)
+
+    def join(tangents: list[Tensor | None]) -> Tensor:
+        return cast_to(torch.stack(with_zeros(tangents, tensors), dim), out.dtype)
+
+    return out, (Joined(operators, join),)
+
+
+def with_zeros(
+    tangents: Sequence[Tensor | None], tensors: Sequence[Tensor]
+) -> list[Tensor]:
+    """Put zeros in the place of the tangents that are None."""
+    return [
+        x.new_zeros(x.shape) if t is None else t
+        for t, x in zip(tangents, tensors, strict=True)
+    ]
 
 
 def repeat_batch(size: int, dims: Any, x: Tensor, repeats: Sequence[int]) -> Any:
