@@ -296,7 +296,7 @@ def call_batched(
             ]
     for leaf, own, dim in zip(leaves, wrapped, dims, strict=True):
         if dim is not None and own.alias is not None and own.alias.version:
-            leaf.copy_(own.value.movedim(own.batch_dim, dim))
+            leaf.copy_(unwrap_output(level, where, own, dim))
     return results, out_spec, flat_dims
 
 

@@ -1,0 +1,349 @@
+"""In-place operations and views: handles, aliases, and what the caller sees."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from jaxtorch import grad, jacfwd, jacrev, jvp, vjp, vmap
+from jaxtorch.errors import MutationError
+
+
+def through(transform: str, func: Any, x: Tensor) -> Tensor:
+    """Return the values of ``func`` at ``x`` through one transform."""
+    if transform == "vmap":
+        return vmap(func)(x.expand(2, *x.shape).clone())[1]
+    if transform == "jvp":
+        return jvp(func, (x.clone(),), (torch.ones_like(x),))[0]
+    return vjp(func, x.clone())[0]
+
+
+def fresh(x: Tensor) -> Tensor:
+    y = torch.zeros(3)
+    y += x
+    return y
+
+
+def fresh_row(x: Tensor) -> Tensor:
+    y = torch.zeros(2, 3)
+    y[1] = x
+    y[0, 1:] = x[:2]
+    return y
+
+
+def fresh_column(x: Tensor) -> Tensor:
+    y = torch.ones(3, 4)
+    y[:, 1].mul_(x)
+    y.t()[2].copy_(x)
+    return y
+
+
+def view_of_view(x: Tensor) -> Tensor:
+    y = torch.zeros(6)
+    z = y.view(2, 3)
+    z[1] += x
+    z.select(0, 0)[0:2].fill_(2)
+    return y
+
+
+def write_then_read_an_old_view(x: Tensor) -> Tensor:
+    y = x.clone()
+    head = y[:2]
+    y.mul_(3)
+    return torch.cat([head, y])
+
+
+def write_through_a_view_then_read_the_base(x: Tensor) -> Tensor:
+    y = x * 1
+    y.view(3, 1).squeeze(1).neg_()
+    return y
+
+
+def two_views(x: Tensor) -> Tensor:
+    y = x.clone()
+    a, b = y[:2], y[1:]
+    a += 1
+    b *= 10
+    a -= 5
+    return torch.cat([a, b, y])
+
+
+def diagonal(x: Tensor) -> Tensor:
+    y = torch.zeros(3, 3)
+    y.diagonal().copy_(x)
+    y.diagonal(1).add_(x[0])
+    return y
+
+
+def transposed_in_place(x: Tensor) -> Tensor:
+    y = torch.zeros(3, 2) + x.unsqueeze(1)
+    y.t_()
+    y.unsqueeze_(0)
+    y[0, 0] = 7
+    return y.squeeze_(0)
+
+
+def expanded_copy(x: Tensor) -> Tensor:
+    y = torch.empty(2, 3)
+    y.copy_(x)
+    return y.relu_()
+
+
+def chain(x: Tensor) -> Tensor:
+    return x.clone().add_(1).mul_(2).exp_().clamp_(max=5).sub_(x)
+
+
+def index_put(x: Tensor) -> Tensor:
+    y = torch.zeros(5)
+    y[torch.tensor([4, 0, 3])] = x
+    y.index_add_(0, torch.tensor([1, 1, 2]), x)
+    return y
+
+
+def masked(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[torch.tensor([True, False, True])] = 9.0
+    y.masked_fill_(y > 5, 4.0)
+    return y
+
+
+def swapped(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[0], y[1] = y[1].clone(), y[0].clone()
+    return y
+
+
+def unbound(x: Tensor) -> Tensor:
+    y = torch.zeros(3, 2)
+    for i, row in enumerate(y.unbind(0)):
+        row.add_(x[i])
+    first, second = y.split(1, dim=1)
+    first.zero_()
+    left, right = y.chunk(2, dim=1)
+    right.neg_()
+    return y
+
+
+def filled(x: Tensor) -> Tensor:
+    y = x.clone()
+    y.fill_(3.0)
+    y[1] = x[0]
+    y[2:].zero_()
+    return y
+
+
+def set_by_out_of_place(x: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    y[:] = x
+    y[...] += 1
+    return y
+
+
+def augmented(x: Tensor) -> Tensor:
+    total = torch.zeros(())
+    for e in x:
+        total += e * e
+    return total
+
+
+PROGRAMS = [
+    fresh,
+    fresh_row,
+    fresh_column,
+    view_of_view,
+    write_then_read_an_old_view,
+    write_through_a_view_then_read_the_base,
+    two_views,
+    diagonal,
+    transposed_in_place,
+    expanded_copy,
+    chain,
+    index_put,
+    masked,
+    swapped,
+    unbound,
+    filled,
+    set_by_out_of_place,
+    augmented,
+]
+EACH = pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
+
+
+def in_float64(program: Any) -> Any:
+    """Let a program make its own tensors in float64."""
+
+    def call(x: Tensor) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        try:
+            return program(x)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    return call
+
+
+def assert_near(actual: Tensor, expected: Tensor) -> None:
+    """Compare with central differences."""
+    assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def slopes(func: Any, x: Tensor) -> Tensor:
+    """Return the Jacobian by central differences."""
+    step = 1e-6
+    columns = [
+        (func(x + step * e) - func(x - step * e)) / (2 * step)
+        for e in torch.eye(x.numel(), dtype=x.dtype)
+    ]
+    return torch.stack(columns, -1)
+
+
+@EACH
+@pytest.mark.parametrize("transform", ["vmap", "jvp", "vjp"])
+def test_values(transform: str, program: Any) -> None:
+    x = torch.randn(3)
+    assert_close(through(transform, program, x), program(x.clone()))
+
+
+@EACH
+def test_batched_values(program: Any) -> None:
+    x = torch.randn(4, 3)
+    expected = torch.stack([program(e.clone()) for e in x])
+    assert_close(vmap(program)(x.clone()), expected)
+    assert_close(vmap(program, in_dims=1)(x.t().clone()), expected)
+
+
+@EACH
+def test_derivatives(program: Any) -> None:
+    x = torch.randn(3, dtype=torch.float64)
+    func = in_float64(program)
+    expected = slopes(func, x)
+    assert_near(jacrev(func)(x.clone()), expected)
+    assert_near(jacfwd(func)(x.clone()), expected)
+    batched = vmap(jacrev(func))(x.expand(2, 3).clone())
+    assert_near(batched, torch.stack([expected, expected]))
+    assert_near(jacrev(jacfwd(func))(x.clone()), slopes(jacrev(func), x))
+
+
+def test_write_into_a_mapped_input_is_seen_by_the_caller() -> None:
+    for in_dim in (0, 1):
+        x = torch.randn(2, 2)
+        before = x.clone()
+        out = vmap(lambda a: a.mul_(2), in_dims=in_dim)(x)
+        assert_close(x, before * 2)
+        assert_close(out, (before * 2).movedim(in_dim, 0))
+
+
+def test_write_into_a_view_of_a_mapped_input_is_seen_by_the_caller() -> None:
+    x = torch.ones(2, 3)
+
+    def func(a: Tensor) -> Tensor:
+        a[1:].add_(1)
+        return a.sum()
+
+    assert_close(vmap(func)(x), torch.full((2,), 5.0))
+    assert_close(x, torch.tensor([[1.0, 2.0, 2.0]] * 2))
+
+
+@pytest.mark.parametrize("transform", ["vjp", "jvp", "grad"])
+def test_write_into_an_input_of_a_derivative_is_seen_by_the_caller(transform: str) -> None:
+    x = torch.ones(3)
+    func = lambda a: (a.mul_(2) * 3).sum()  # noqa: E731
+    if transform == "vjp":
+        value, pull = vjp(func, x)
+        (got,) = pull(torch.ones(()))
+    elif transform == "jvp":
+        value, got = jvp(func, (x,), (torch.ones(3),))
+    else:
+        got = grad(func)(x)
+    assert_close(got.sum(), torch.tensor(18.0))
+    assert_close(x, torch.full((3,), 2.0))
+
+
+def test_write_inside_two_maps_is_seen_by_the_caller() -> None:
+    x = torch.ones(2, 3)
+    vmap(vmap(lambda a: a.add_(1)))(x)
+    assert_close(x, torch.full((2, 3), 2.0))
+
+
+def test_write_of_a_shared_value_into_a_mapped_input() -> None:
+    x = torch.zeros(2, 3)
+    out = vmap(lambda a: a.copy_(torch.arange(3.0)))(x)
+    assert_close(out, torch.arange(3.0).expand(2, 3))
+    assert_close(x, torch.arange(3.0).expand(2, 3))
+
+
+@pytest.mark.parametrize("transform", ["vmap", "jvp", "vjp"])
+def test_write_into_a_captured_tensor_is_refused(transform: str) -> None:
+    captured = torch.zeros(3)
+    with pytest.raises(MutationError, match="captured from outside"):
+        through(transform, lambda x: captured.add_(x), torch.ones(3))
+    assert_close(captured, torch.zeros(3))
+
+
+@pytest.mark.parametrize("transform", ["vmap", "jvp", "vjp"])
+def test_write_into_a_view_of_a_captured_tensor_is_refused(transform: str) -> None:
+    captured = torch.zeros(2, 3)
+
+    def func(x: Tensor) -> Tensor:
+        captured[0] = x
+        return x
+
+    with pytest.raises(MutationError, match="captured from outside"):
+        through(transform, func, torch.ones(3))
+    assert_close(captured, torch.zeros(2, 3))
+
+
+def test_write_of_plain_values_into_a_captured_tensor_happens_once() -> None:
+    count = torch.zeros(())
+    vmap(lambda x: (count.add_(1), x)[1])(torch.ones(5))
+    grad(lambda x: (count.add_(1), x.sum())[1])(torch.ones(5))
+    assert_close(count, torch.tensor(2.0))
+
+
+def test_write_of_an_inner_value_into_an_outer_handle_is_refused() -> None:
+    def outer(x: Tensor) -> Tensor:
+        made_outside = torch.zeros(())
+        return grad(lambda y: (made_outside.add_(y), y.sum())[1])(x)
+
+    with pytest.raises(MutationError):
+        vmap(outer)(torch.ones(3))
+
+
+def test_write_of_a_larger_result_is_refused() -> None:
+    with pytest.raises((MutationError, RuntimeError), match="shape"):
+        vmap(lambda x: torch.zeros(3).add_(x))(torch.ones(2, 4, 3))
+
+
+def test_input_mapped_twice_is_not_shared_between_names() -> None:
+    x = torch.ones(2, 3)
+    out = vmap(lambda a, b: a.clone().add_(b))(x, x)
+    assert_close(out, torch.full((2, 3), 2.0))
+    assert_close(x, torch.ones(2, 3))
+
+
+def test_detach_shares_values_and_not_derivatives() -> None:
+    def func(x: Tensor) -> Tensor:
+        y = x * 2
+        z = y.detach()
+        z.add_(1)
+        return (y * x).sum()
+
+    x = torch.randn(3)
+    leaf = x.clone().requires_grad_()
+    y = leaf * 2
+    value = vjp(func, x)[0]
+    y.detach().add_(1)
+    assert_close(value, (y * leaf).sum().detach())
+
+
+def test_write_under_no_grad_keeps_the_derivative() -> None:
+    def func(x: Tensor) -> Tensor:
+        y = x * 2
+        with torch.no_grad():
+            y.add_(10)
+        return y.sum()
+
+    assert_close(vjp(func, torch.ones(2))[0], torch.tensor(24.0))
+    assert_close(grad(func)(torch.ones(2)), torch.full((2,), 2.0))
