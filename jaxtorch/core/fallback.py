@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
 
-from jaxtorch.core.level import Below
+from jaxtorch.core.level import UNCHANGED, Below, tracked_by_autograd
 from jaxtorch.core.primitive import Primitive
 from jaxtorch.errors import DataDependentError, MissingRuleError, explain
 
@@ -112,10 +112,11 @@ def loop(
             stacklevel=2,
         )
     outs = []
-    for index in range(level.size):
-        own = [take(level, a, index) for a in args]
-        named = {k: take(level, v, index) for k, v in kwargs.items()}
-        outs.append(overload(*own, **named))
+    with tracked_by_autograd() if torch.is_grad_enabled() else UNCHANGED:
+        for index in range(level.size):
+            own = [take(level, a, index) for a in args]
+            named = {k: take(level, v, index) for k, v in kwargs.items()}
+            outs.append(overload(*own, **named))
     if not outs:
         raise MissingRuleError(
             explain(
@@ -124,7 +125,8 @@ def loop(
                 "pass a batch of at least one example, or add a batching rule",
             )
         )
-    return stack_outputs(outs), 0
+    with tracked_by_autograd() if torch.is_grad_enabled() else UNCHANGED:
+        return stack_outputs(outs), 0
 
 
 def take(level: Any, arg: Any, index: int) -> Any:
