@@ -61,11 +61,14 @@ def shaped(x: Tensor, shape: Any) -> Tensor:
 
 @dataclass(slots=True)
 class Normalized:
-    """The residuals that the operators of one normalization share."""
+    """The residuals that the operators of one normalization share.
+
+    Without a ``mean`` (rms norm) the outputs are only the result and ``rstd``.
+    """
 
     layout: Layout
     x: Tensor
-    mean: Tensor
+    mean: Tensor | None
     rstd: Tensor
     weight: Tensor | None
     kernel: BackwardKernel
@@ -73,13 +76,26 @@ class Normalized:
 
     def standard(self) -> Tensor:
         """Return ``(x - mean) * rstd`` in the split shape."""
-        layout = self.layout
-        centred = shaped(self.x, layout.split) - shaped(self.mean, layout.stats)
-        return centred * shaped(self.rstd, layout.stats)
+        return standardized(self.layout, self.x, self.mean, self.rstd)
 
     def finish(self, out: Tensor) -> Tensor:
         """Return a result in the shape of the input."""
         return cast_to(shaped(out, self.x.shape), self.dtype)
+
+    def only_result(self, out: Tensor) -> tuple[Any, ...]:
+        """Return the tangents of the outputs where that of the statistics is zero."""
+        done = self.finish(out)
+        return (done, None) if self.mean is None else (done, None, None)
+
+
+def standardized(
+    layout: Layout, x: Tensor, mean: Tensor | None, rstd: Tensor
+) -> Tensor:
+    """Return ``(x - mean) * rstd`` in the split shape."""
+    x = shaped(x, layout.split)
+    if mean is not None:
+        x = x - shaped(mean, layout.stats)
+    return x * shaped(rstd, layout.stats)
 
 
 class InputDerivative(LinearOperator):
@@ -94,22 +110,24 @@ class InputDerivative(LinearOperator):
         own, layout = self.own, self.own.layout
         standard = own.standard()
         t = shaped(tangent, layout.split)
-        mean = layout.sum_stats(t)
         slope = layout.sum_stats(t * standard)
         rstd = shaped(own.rstd, layout.stats)
-        out = (t - mean - standard * slope) * rstd
+        out = t - standard * slope
+        shape, dtype = own.rstd.shape, own.rstd.dtype
+        stats = [cast_to(shaped(-slope * (rstd * rstd), shape), dtype)]
+        if own.mean is not None:
+            mean = layout.sum_stats(t)
+            out = out - mean
+            stats.insert(0, cast_to(shaped(mean, shape), dtype))
+        out = out * rstd
         if own.weight is not None:
             out = out * shaped(own.weight, layout.affine)
-        shape, dtype = own.mean.shape, own.mean.dtype
-        return (
-            own.finish(out),
-            cast_to(shaped(mean, shape), dtype),
-            cast_to(shaped(-slope * (rstd * rstd), shape), dtype),
-        )
+        return own.finish(out), *stats
 
     def apply_transpose(self, cotangent: Any) -> Tensor | None:
         own, layout = self.own, self.own.layout
-        g, g_mean, g_rstd = cotangent[:3]
+        g, g_rstd = cotangent[0], cotangent[-1]
+        g_mean = None if own.mean is None else cotangent[1]
         total = None if g is None else own.kernel(g, [True, False, False])[0]
         if g_mean is None and g_rstd is None:
             return total
@@ -135,7 +153,7 @@ class WeightDerivative(LinearOperator):
     def apply(self, tangent: Tensor) -> tuple[Any, ...]:
         own = self.own
         out = own.standard() * shaped(tangent, own.layout.affine)
-        return own.finish(out), None, None
+        return own.only_result(out)
 
     def apply_transpose(self, cotangent: Any) -> Tensor | None:
         if cotangent[0] is None:
@@ -156,7 +174,7 @@ class BiasDerivative(LinearOperator):
     def apply(self, tangent: Tensor) -> tuple[Any, ...]:
         layout = self.own.layout
         out = expand_to(shaped(tangent, layout.affine), layout.split)
-        return self.own.finish(out), None, None
+        return self.own.only_result(out)
 
     def apply_transpose(self, cotangent: Any) -> Tensor | None:
         if cotangent[0] is None:
@@ -170,7 +188,7 @@ def backward_by_parts(
     layout: Layout,
     g: Tensor,
     x: Tensor,
-    mean: Tensor,
+    mean: Tensor | None,
     rstd: Tensor,
     weight: Tensor | None,
     mask: list[bool],
@@ -183,14 +201,16 @@ def backward_by_parts(
     the last two.
     """
     shape = x.shape
-    g, x = shaped(g, layout.split), shaped(x, layout.split)
-    mean, rstd = shaped(mean, layout.stats), shaped(rstd, layout.stats)
-    standard = (x - mean) * rstd
+    g = shaped(g, layout.split)
+    standard = standardized(layout, x, mean, rstd)
     dx = dw = db = None
     if mask[0]:
         h = g if weight is None else g * shaped(weight, layout.affine)
         slope = layout.sum_stats(h * standard)
-        dx = (h - layout.sum_stats(h) - standard * slope) * rstd
+        dx = h - standard * slope
+        if mean is not None:
+            dx = dx - layout.sum_stats(h)
+        dx = dx * shaped(rstd, layout.stats)
         dx = cast_to(shaped(dx, shape), x.dtype)
     dtype = x.dtype if weight is None else weight.dtype
     if mask[1]:

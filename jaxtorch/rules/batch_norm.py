@@ -82,6 +82,8 @@ def no_stats_batch(
                 out = call(out, parameter.reshape(lead + along))
         return (cast_to(out, x.dtype), mean, rstd), (0, None, None)
     channels = x.shape[1 if dims[0] > 1 else 2]
+    if size == 0:
+        return (x, *[x.new_zeros(0, channels)] * 2), (dims[0], 0, 0)
     out, mean, rstd = without_stats(
         into_channels(x, dims[0], size),
         per_channel(weight, dims[1], size),
@@ -283,6 +285,25 @@ def cudnn_decompose(
     return *outs, x.new_empty(0, dtype=torch.uint8)
 
 
+def no_training_decompose(x: Tensor, *args: Any) -> Any:
+    """Batch norm with fixed statistics."""
+    *parameters, momentum, eps = args
+    return torch.native_batch_norm(x, *parameters, False, momentum, eps)
+
+
+def with_update_decompose(x: Tensor, *args: Any) -> Any:
+    """Batch norm in training, with a reserve."""
+    *parameters, momentum, eps = args
+    return cudnn_decompose(x, *parameters, True, momentum, eps)
+
+
+def with_update_functional_decompose(x: Tensor, *args: Any) -> Any:
+    """Batch norm in training, with a reserve; the new statistics are returned."""
+    *parameters, momentum, eps = args
+    *outs, mean, var = functional_decompose(x, *parameters, True, momentum, eps)
+    return *outs, x.new_empty(0, dtype=torch.uint8), mean, var
+
+
 def no_update_decompose(
     x: Tensor,
     weight: Any,
@@ -319,7 +340,7 @@ def backward_batch(
         )
     ]
     g, x = into_channels(g, dims[0], size), into_channels(x, dims[1], size)
-    channels = x.shape[1] // size if size else 0
+    channels = x.shape[1] // max(size, 1)
     dx, dw, db = backward(g.contiguous(), x, *own, train, eps, mask)
     split = (size, channels)
     return (
@@ -367,6 +388,16 @@ RECORDS = (
     Record(backward, backward_batch, decompose=backward_decompose),
     Record(
         aten._native_batch_norm_legit_functional.default, decompose=functional_decompose
+    ),
+    Record(aten._native_batch_norm_legit.default, decompose=batch_norm_decompose),
+    Record(
+        aten._native_batch_norm_legit_no_training.default,
+        decompose=no_training_decompose,
+    ),
+    Record(aten._batch_norm_with_update.default, decompose=with_update_decompose),
+    Record(
+        aten._batch_norm_with_update_functional.default,
+        decompose=with_update_functional_decompose,
     ),
     Record(aten._batch_norm_no_update.default, decompose=no_update_decompose),
     Record(aten.cudnn_batch_norm.default, decompose=cudnn_decompose),

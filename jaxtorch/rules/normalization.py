@@ -1,4 +1,4 @@
-"""Layer norm and group norm and their backward kernels. Not batch norm."""
+"""Layer, rms and group norm and their backward kernels. Not batch norm."""
 
 from typing import Any
 
@@ -21,6 +21,8 @@ aten = torch.ops.aten
 layer_norm = torch.native_layer_norm
 layer_norm_backward = aten.native_layer_norm_backward.default
 group_norm = torch.native_group_norm
+rms_norm = aten._fused_rms_norm.default
+rms_norm_backward = aten._fused_rms_norm_backward.default
 group_norm_backward = aten.native_group_norm_backward.default
 
 
@@ -162,6 +164,76 @@ def layer_norm_backward_decompose(
     return backward_by_parts(layout, g, x, mean, rstd, weight, mask, shape)
 
 
+def rms_norm_batch(
+    size: int, dims: Any, x: Tensor, shape: Any, weight: Any, eps: Any
+) -> Any:
+    """As layer norm."""
+    if dims[0] is not None:
+        x = to_front(x, dims[0])
+    if dims[2] is None:
+        return rms_norm(x, shape, weight, eps), 0
+    out, rstd = rms_norm(x, shape, None, eps)
+    lead = rank_of(x, None if dims[0] is None else 0) - len(shape)
+    out = affine(out, weight, None, (dims[2], None), [1] * lead + list(shape))
+    return (out, rstd), (0, None if dims[0] is None else 0)
+
+
+def rms_norm_linearize(
+    wanted: Any, x: Tensor, shape: Any, weight: Any, eps: Any
+) -> Any:
+    """As layer norm without the mean; the backward kernel is there on CUDA only."""
+    outs = rms_norm(x, shape, weight, eps)
+    out, rstd = outs
+    layout = layer_layout(x, shape)
+
+    def kernel(g: Tensor, mask: list[bool]) -> Any:
+        if x.is_cuda:
+            return rms_norm_backward(g, x, shape, rstd, weight, mask[:2])
+        return backward_by_parts(layout, g, x, None, rstd, weight, mask, shape)
+
+    own = Normalized(layout, x, None, rstd, weight, kernel, out.dtype)
+    of_weight = None if weight is None else WeightDerivative(own)
+    return outs, (InputDerivative(own), None, of_weight)
+
+
+def rms_norm_backward_batch(
+    size: int,
+    dims: Any,
+    g: Tensor,
+    x: Tensor,
+    shape: Any,
+    rstd: Tensor,
+    weight: Any,
+    mask: Any,
+) -> Any:
+    """The kernel on all examples for dx; a sum over each example for the weight."""
+    g = batched_at_front(g, dims[0], size)
+    x = batched_at_front(x, dims[1], size)
+    rstd = batched_at_front(rstd, dims[3], size)
+    dx = dw = None
+    lead = list(range(1, x.dim() - len(shape)))
+    if mask[0]:
+        h = g
+        if weight is not None and dims[4] is not None:
+            h = g * spread_parameter(weight, dims[4], [1] * len(lead) + list(shape))
+            weight = None
+        h, dense, kept = h.contiguous(), x.contiguous(), rstd.contiguous()
+        dx = rms_norm_backward(h, dense, shape, kept, weight, [True, False])[0]
+    if mask[1]:
+        product = g * (x * rstd)
+        dw = torch.sum(product, lead) if lead else product
+    return (dx, dw), 0
+
+
+def rms_norm_backward_decompose(
+    g: Tensor, x: Tensor, shape: Any, rstd: Tensor, weight: Any, mask: Any
+) -> Any:
+    """The kernel in plain operators."""
+    layout = layer_layout(x, shape)
+    own = [*mask, False]
+    return backward_by_parts(layout, g, x, None, rstd, weight, own, shape)[:2]
+
+
 def group_layout(x: Tensor, n: int, c: int, hxw: int, group: int) -> Layout:
     """Statistics over the channels of a group and space; one weight per channel."""
     per_group = c // group
@@ -298,6 +370,12 @@ RECORDS = (
         layer_norm_backward,
         layer_norm_backward_batch,
         decompose=layer_norm_backward_decompose,
+    ),
+    Record(rms_norm, rms_norm_batch, rms_norm_linearize),
+    Record(
+        rms_norm_backward,
+        rms_norm_backward_batch,
+        decompose=rms_norm_backward_decompose,
     ),
     Record(aten.native_group_norm.default, group_norm_batch, group_norm_linearize),
     Record(
