@@ -216,6 +216,17 @@ def test_fill_through_a_view(randomness: str) -> None:
     assert bool((got[0] == got[1]).all()) is (randomness == "same")
 
 
+@pytest.mark.parametrize("randomness", ["different", "same"])
+def test_fill_of_a_mapped_input(randomness: str) -> None:
+    """The caller sees what was written into the input, as with torch.func."""
+    filled = []
+    for vmap in (jaxtorch.vmap, torch.func.vmap):
+        x = torch.zeros(3, B)
+        run(vmap, Tensor.normal_, x, in_dims=1, randomness=randomness)
+        filled.append(x)
+    equal(*filled)
+
+
 def test_grad_of_dropout_is_its_mask() -> None:
     """The derivative keeps and scales what the call kept and scaled."""
     x = positive(50)
@@ -268,7 +279,7 @@ def test_draws_are_constants(draw: Function) -> None:
     equal(jaxtorch.jvp(draw, (x,), (x,))[1], torch.zeros(5))
 
 
-@pytest.mark.parametrize("name", ["Normal", "Exponential", "Laplace"])
+@pytest.mark.parametrize("name", ["Gamma", "Normal", "Exponential", "Laplace"])
 def test_reparametrized_distributions(name: str) -> None:
     """grad of a sample by the parameters is that of torch.autograd."""
     x = positive(5).double()

@@ -121,7 +121,7 @@ INVERSES = {
     aten.squeeze.dim: _reshape_back,
     aten.squeeze.dims: _reshape_back,
     aten.alias.default: _same,
-    aten.detach.default: _same,
+    aten.detach.default: lambda alias, value: alias.parent.with_value(value),
     aten.t.default: lambda alias, value: value.t(),
     aten.transpose.int: _transpose_back,
     aten.permute.default: _permute_back,

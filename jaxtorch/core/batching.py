@@ -12,6 +12,7 @@ from jaxtorch.core.level import (
     Level,
     Wrapper,
     any_requires_grad,
+    keep_derivatives,
     make_index,
     make_wrapper,
     tracked_by_autograd,
@@ -40,6 +41,14 @@ class BatchTensor(Wrapper):
         if not isinstance(self.value, Wrapper) or self.batch_dim != old.batch_dim:
             return self
         return wrap(self.level, self.value.keep_history(old.value), self.batch_dim)
+
+    def with_value(self, value: Tensor) -> Tensor:
+        if not isinstance(value, BatchTensor) or value.level is not self.level:
+            value = wrap(self.level, value, None)
+        if value.batch_dim != self.batch_dim:
+            return value
+        value = keep_derivatives(self.value, value.value)
+        return wrap(self.level, value, self.batch_dim)
 
     def tolist(self) -> Any:
         """Refuse values that differ between the examples, as ``item()`` does."""

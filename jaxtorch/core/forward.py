@@ -12,6 +12,7 @@ from jaxtorch.core.level import (
     Level,
     Wrapper,
     is_index,
+    keep_derivatives,
     make_index,
     make_wrapper,
     tracked_by_autograd,
@@ -36,6 +37,11 @@ class DualTensor(Wrapper):
         if not isinstance(self.value, Wrapper):
             return self
         return wrap(self.level, self.value.keep_history(old.value), self.tangent)
+
+    def with_value(self, value: Tensor) -> Tensor:
+        if isinstance(value, DualTensor) and value.level is self.level:
+            value = value.value
+        return wrap(self.level, keep_derivatives(self.value, value), self.tangent)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"DualTensor(\nprimal={self.value},\ntangent={self.tangent})"

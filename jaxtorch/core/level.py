@@ -73,6 +73,22 @@ class Wrapper(Tensor):
         """
         return self
 
+    def with_value(self, value: Tensor) -> Tensor:
+        """Return ``value``, of this level or below, with the derivatives of this one."""
+        raise NotImplementedError
+
+
+def keep_derivatives(old: Tensor, value: Tensor) -> Tensor:
+    """Return ``value`` with the derivatives of ``old``: a write through ``detach()``."""
+    if isinstance(old, Wrapper):
+        return old.with_value(value)
+    if not old.requires_grad:
+        return value
+    with tracked_by_autograd():
+        out = old.clone()
+        out.detach().copy_(value)
+    return out
+
 
 def direct(overload: OpOverload, slow: Any, reflected: bool = False) -> Any:
     """Return a Python operator that calls ``dispatch`` without a way through C++.

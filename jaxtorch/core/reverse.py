@@ -15,7 +15,14 @@ from torch import Tensor
 from typing_extensions import Self
 
 from jaxtorch.core import fallback
-from jaxtorch.core.level import Level, Wrapper, is_index, make_index, make_wrapper
+from jaxtorch.core.level import (
+    Level,
+    Wrapper,
+    is_index,
+    keep_derivatives,
+    make_index,
+    make_wrapper,
+)
 from jaxtorch.core.primitive import Primitive
 from jaxtorch.core.tracking import add_tangents, has_derivative, run_primals, unwrap
 from jaxtorch.errors import UsageError, explain
@@ -54,6 +61,12 @@ class TapeTensor(Wrapper):
 
     def keep_history(self, old: Any) -> Any:
         return wrap(self.level, self.value, old.node, old.index)
+
+    def with_value(self, value: Tensor) -> Tensor:
+        if isinstance(value, TapeTensor) and value.level is self.level:
+            value = value.value
+        value = keep_derivatives(self.value, value)
+        return wrap(self.level, value, self.node, self.index)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"TapeTensor({self.value})"
