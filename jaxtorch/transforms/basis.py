@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jaxtorch.core.level import paused
+from jaxtorch.transforms.taping import filled
 from jaxtorch.transforms.vmap import vmap
 
 
@@ -26,7 +27,7 @@ def map_basis(
     total = sum(leaf.numel() for leaf in like)
     if total == 1 and pure:
         if len(like) == 1:
-            return [out.unsqueeze(0) for out in linear(torch.ones_like(like[0]))]
+            return [out.unsqueeze(0) for out in linear(filled(like[0], 1))]
     if chunk_size == 1 and total > 0:
         rows = []
         for index in range(total):

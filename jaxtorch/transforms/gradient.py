@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from jaxtorch import pytree
@@ -103,6 +102,9 @@ def value_and_grad(
     return value_and_gradient
 
 
+FIRST = (0,)
+
+
 def differentiate(
     func: Callable[..., Any], argnums: Argnums, has_aux: bool, transform: str
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, Tensor, Any]]:
@@ -120,6 +122,8 @@ def differentiate(
         check_differentiable_inputs(where, leaves, wanted)
 
         def call(wrapped: list[Any]) -> Any:
+            if positions == FIRST and spec is pytree.FLAT:
+                return func(wrapped[0], *args[1:], **kwargs)
             full = list(args)
             chosen = pytree.unflatten_args(wrapped, spec)
             for position, arg in zip(positions, chosen, strict=True):
@@ -128,7 +132,7 @@ def differentiate(
 
         tape = Recording(call, leaves, where, has_aux)
         value = scalar_output(where, tape)
-        pulled = tape.pull([torch.ones_like(value)], free=True)
+        pulled = tape.pull_one()
         grads = pytree.unflatten_args(pulled, spec)
         return (grads if several else grads[0]), value, tape.aux
 

@@ -75,9 +75,15 @@ class Recording:
                 [root for root, _ in pairs], [c for _, c in pairs], self.leaves, free
             )
             return [
-                torch.zeros_like(value) if c is None else c
+                filled(value, 0) if c is None else c
                 for value, c in zip(self.inputs, pulled, strict=True)
             ]
+
+    def pull_one(self) -> list[Tensor]:
+        """Carry the cotangent one of a scalar output back, and release the tape."""
+        with paused():
+            one = filled(self.outs[0], 1)
+        return self.pull([one], free=True)
 
     def push(self, tangents: Sequence[Tensor | None]) -> list[Tensor]:
         """Carry the inputs' tangents forward to the outputs."""
@@ -89,6 +95,11 @@ class Recording:
             tangent = None if root is None else next(pushed)
             out.append(torch.zeros_like(value) if tangent is None else tangent)
         return out
+
+
+def filled(like: Tensor, number: int) -> Tensor:
+    """Return a plain tensor of the shape of ``like``; in a batch, shared by all."""
+    return torch.full(like.shape, number, dtype=like.dtype, device=like.device)
 
 
 def primal_of(level: ReverseLevel, leaf: Any) -> Any:
