@@ -72,9 +72,7 @@ NAMES = tuple(OPS) + tuple(f"direct:{name}" for name in direct_cases.DIRECT)
 
 
 @functools.lru_cache(maxsize=4)
-def cases(
-    name: str, count: int, dtype: torch.dtype | None = None
-) -> tuple[Case, ...]:
+def cases(name: str, count: int, dtype: torch.dtype | None = None) -> tuple[Case, ...]:
     """Return at most ``count`` cases of one operator, spread over its samples."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -102,7 +100,9 @@ def tensors_of(func: Callable[..., Any]) -> Callable[..., list[Tensor]]:
     return call
 
 
-def database_cases(name: str, count: int, dtype: torch.dtype | None) -> tuple[Case, ...]:
+def database_cases(
+    name: str, count: int, dtype: torch.dtype | None
+) -> tuple[Case, ...]:
     """Build cases of an operator of PyTorch's database."""
     op = OPS[name]
     kinds = [dtype] if dtype else DTYPES
@@ -134,9 +134,7 @@ def draw_samples(op: Any, dtype: torch.dtype, seed: int) -> list[Any]:
 def is_strided(sample: Any) -> bool:
     """Tell whether a sample holds no sparse tensors."""
     leaves = pytree.tree_leaves((sample.input, sample.args, sample.kwargs))
-    return all(
-        t.layout is torch.strided for t in leaves if isinstance(t, Tensor)
-    )
+    return all(t.layout is torch.strided for t in leaves if isinstance(t, Tensor))
 
 
 def size_of(sample: Any) -> int:
@@ -184,7 +182,9 @@ def case_of(op: Any, name: str, samples: list[Any]) -> Case:
     return Case(name, seeded(raw) if rng else raw, examples, rng)
 
 
-def example_like(sample: Any, leaves: list[Any], spec: Any) -> tuple[Tensor, ...] | None:
+def example_like(
+    sample: Any, leaves: list[Any], spec: Any
+) -> tuple[Tensor, ...] | None:
     """Return the tensors of a sample where the rest of it is as in the first sample."""
     own, own_spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
     if own_spec != spec:

@@ -33,7 +33,8 @@ def test_gradient_of_a_scalar() -> None:
 
 
 @pytest.mark.parametrize(
-    "argnums", [0, 1, 2, -1, -3, (0,), (1,), (0, 2), (2, 0), (-1, 0), (0, 1, 2), (1, -3)]
+    "argnums",
+    [0, 1, 2, -1, -3, (0,), (1,), (0, 2), (2, 0), (-1, 0), (0, 1, 2), (1, -3)],
 )
 def test_argnums(argnums: int | tuple[int, ...]) -> None:
     inputs = tuple(torch.randn(2) for _ in range(3))
@@ -178,7 +179,9 @@ def test_text_of_values() -> None:
 
 def test_boolean_mask_and_nonzero() -> None:
     x = torch.tensor([1.0, -2.0, 3.0])
-    assert_close(grad(lambda x: x[x > 0].square().sum())(x), torch.tensor([2.0, 0.0, 6.0]))
+    assert_close(
+        grad(lambda x: x[x > 0].square().sum())(x), torch.tensor([2.0, 0.0, 6.0])
+    )
     got = grad(lambda x: x[x.nonzero()[0]].sum())(x)
     assert_close(got, torch.tensor([1.0, 0.0, 0.0]))
 
@@ -257,7 +260,9 @@ def test_partial_and_name() -> None:
         """Weigh."""
         return (x * scale).sum()
 
-    assert_close(grad(functools.partial(loss, 3.0))(torch.ones(2)), torch.full((2,), 3.0))
+    assert_close(
+        grad(functools.partial(loss, 3.0))(torch.ones(2)), torch.full((2,), 3.0)
+    )
     assert grad(loss).__name__ == "loss"
     assert grad(loss).__doc__ == "Weigh."
 

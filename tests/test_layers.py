@@ -204,7 +204,8 @@ def test_every_family_is_in_the_table() -> None:
     missing = [
         path.stem
         for path in FILES
-        if folder_of(path) == "rules" and is_family(path.stem)
+        if folder_of(path) == "rules"
+        and is_family(path.stem)
         and f"{path.stem}.RECORDS" not in (ROOT / "rules/table.py").read_text()
     ]
     assert not missing

@@ -73,7 +73,9 @@ def test_vjp_fn_is_a_function_like_any_other() -> None:
     _, pull = vjp(lambda x: x.sin(), x)
     rows = vmap(lambda w: pull(w)[0])(torch.eye(3, dtype=torch.float64))
     assert_close(rows, torch.diag(x.cos()))
-    again = grad(lambda w: pull(w)[0].square().sum())(torch.ones(3, dtype=torch.float64))
+    again = grad(lambda w: pull(w)[0].square().sum())(
+        torch.ones(3, dtype=torch.float64)
+    )
     assert_close(again, 2 * x.cos() ** 2)
 
 
@@ -87,7 +89,12 @@ def test_vjp_of_vjp_with_respect_to_the_cotangent() -> None:
 def test_complex_vjp_is_the_adjoint() -> None:
     x = torch.randn(3, dtype=torch.complex128)
     w = torch.randn(3, dtype=torch.complex128)
-    for func in (torch.sin, lambda x: x.conj() * x, lambda x: x.abs(), lambda x: x.real):
+    for func in (
+        torch.sin,
+        lambda x: x.conj() * x,
+        lambda x: x.abs(),
+        lambda x: x.real,
+    ):
         leaf = x.clone().requires_grad_()
         out = func(leaf)
         v = w if out.is_complex() else w.real

@@ -45,7 +45,9 @@ def test_in_dims_as_pytree() -> None:
 
 def test_in_dims_as_prefix_of_a_pytree() -> None:
     tree = {"a": torch.randn(3, 2), "b": torch.randn(4, 2)}
-    out = vmap(lambda t, s: t["a"].sum() + t["b"].sum() * s, in_dims=(-1, None))(tree, 2.0)
+    out = vmap(lambda t, s: t["a"].sum() + t["b"].sum() * s, in_dims=(-1, None))(
+        tree, 2.0
+    )
     assert_close(out, tree["a"].sum(0) + tree["b"].sum(0) * 2)
 
 
@@ -68,7 +70,9 @@ def test_keyword_arguments_are_shared() -> None:
 
 def test_out_dims_as_pytree() -> None:
     x = torch.randn(2, 3)
-    out = vmap(lambda a: {"u": a, "v": (a, a.sum())}, out_dims={"u": 1, "v": (-1, 0)})(x)
+    out = vmap(lambda a: {"u": a, "v": (a, a.sum())}, out_dims={"u": 1, "v": (-1, 0)})(
+        x
+    )
     assert_close(out["u"], x.T)
     assert_close(out["v"][0], x.T)
     assert_close(out["v"][1], x.sum(1))
@@ -101,7 +105,9 @@ def test_output_that_is_not_batched_is_repeated() -> None:
 
 def test_captured_tensor_as_output() -> None:
     y = torch.randn(2)
-    assert_close(vmap(lambda a: y, out_dims=-1)(torch.randn(3)), y.unsqueeze(1).expand(2, 3))
+    assert_close(
+        vmap(lambda a: y, out_dims=-1)(torch.randn(3)), y.unsqueeze(1).expand(2, 3)
+    )
 
 
 @pytest.mark.parametrize("value", [3, "text", None, 2.5])
@@ -240,9 +246,9 @@ def test_chunks_run_in_order_and_skip_the_empty_one() -> None:
 
 
 def test_chunks_with_an_output_that_is_not_batched() -> None:
-    out, same = vmap(
-        lambda a: (a, torch.ones(2)), out_dims=(0, None), chunk_size=2
-    )(torch.arange(5.0))
+    out, same = vmap(lambda a: (a, torch.ones(2)), out_dims=(0, None), chunk_size=2)(
+        torch.arange(5.0)
+    )
     assert_close(out, torch.arange(5.0))
     assert_close(same, torch.ones(2))
 
@@ -307,7 +313,9 @@ def test_dtypes_promote_as_for_one_example() -> None:
     vector = torch.ones(2, dtype=torch.float32)
     out = vmap(lambda s: vector * s)(scalars)
     assert out.dtype is (vector * scalars[0]).dtype
-    assert vmap(lambda s: s * 2.5)(torch.ones(2, dtype=torch.int32)).dtype is torch.float32
+    assert (
+        vmap(lambda s: s * 2.5)(torch.ones(2, dtype=torch.int32)).dtype is torch.float32
+    )
 
 
 def test_complex_numbers() -> None:
@@ -329,7 +337,9 @@ def test_batched_tensor_in_a_list_of_tensors() -> None:
         vmap(lambda a: torch.stack([a, y, a]))(x),
         torch.stack([x, y.expand(3, 2), x], 1),
     )
-    assert_close(vmap(lambda a: torch.cat([y, a]))(x), torch.cat([y.expand(3, 2), x], 1))
+    assert_close(
+        vmap(lambda a: torch.cat([y, a]))(x), torch.cat([y.expand(3, 2), x], 1)
+    )
     assert_close(vmap(lambda a: torch.einsum("i,j->ij", a, y))(x), x[:, :, None] * y)
 
 

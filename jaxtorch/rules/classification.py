@@ -170,7 +170,9 @@ def nll_records(forward: OpOverload, backward: OpOverload) -> tuple[Record, Reco
     """Make the records of a loss and of its backward kernel."""
     return (
         Record(forward, forward_batch(forward), forward_linearize(forward, backward)),
-        Record(backward, backward_batch(backward), backward_linearize(forward, backward)),
+        Record(
+            backward, backward_batch(backward), backward_linearize(forward, backward)
+        ),
     )
 
 

@@ -66,9 +66,7 @@ def running_extremum(overload: OpOverload) -> Record:
 
 
 RECORDS = (
-    Record(
-        aten.cumsum.default, along_dim_batch(aten.cumsum.default), cumsum_linearize
-    ),
+    Record(aten.cumsum.default, along_dim_batch(aten.cumsum.default), cumsum_linearize),
     Record(
         aten.cumprod.default, along_dim_batch(aten.cumprod.default), cumprod_linearize
     ),

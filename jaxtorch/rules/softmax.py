@@ -146,13 +146,17 @@ def safe_softmax_decompose(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
 
 
 RECORDS = (
-    Record(aten._softmax.default, forward_batch(aten._softmax.default), softmax_linearize),
+    Record(
+        aten._softmax.default, forward_batch(aten._softmax.default), softmax_linearize
+    ),
     Record(
         aten._log_softmax.default,
         forward_batch(aten._log_softmax.default),
         log_softmax_linearize,
     ),
-    Record(softmax_backward, backward_batch(softmax_backward), softmax_backward_linearize),
+    Record(
+        softmax_backward, backward_batch(softmax_backward), softmax_backward_linearize
+    ),
     Record(
         log_softmax_backward,
         backward_batch(log_softmax_backward),

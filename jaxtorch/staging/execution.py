@@ -86,7 +86,11 @@ def source_of(value: Any, names: dict[fx.Node, str], namespace: dict[str, Any]) 
         return names[value]
     if isinstance(value, (list, tuple)):
         inner = ", ".join(source_of(v, names, namespace) for v in value)
-        return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' * (len(value) == 1)})"
+        return (
+            f"[{inner}]"
+            if isinstance(value, list)
+            else f"({inner}{',' * (len(value) == 1)})"
+        )
     if isinstance(value, (bool, int, str, type(None))):
         return repr(value)
     if isinstance(value, (float, complex)) and value == value and abs(value) < 1e300:

@@ -50,7 +50,9 @@ def order_of(node: fx.Node) -> list[int]:
     order = list(range(rank))
     if node.target is aten.permute.default:
         return [d % rank for d in node.args[1]]
-    first, second = node.args[1:] if node.target is aten.transpose.int else (0, rank - 1)
+    first, second = (
+        node.args[1:] if node.target is aten.transpose.int else (0, rank - 1)
+    )
     if rank > 1:
         order[first], order[second] = order[second], order[first]
     return order
@@ -67,7 +69,9 @@ def drop_permutation(node: fx.Node) -> fx.Node | None:
     if order == sorted(order):
         return source
     shape = shape_of(source)
-    if [d for d in order if shape[d] != 1] == [d for d in range(len(order)) if shape[d] != 1]:
+    if [d for d in order if shape[d] != 1] == [
+        d for d in range(len(order)) if shape[d] != 1
+    ]:
         return emit(node, aten.view.default, source, [shape[d] for d in order])
     if source is node.args[0]:
         return None

@@ -139,7 +139,9 @@ def pullback_of(
             if type(out) is TapeTensor and out.level is level and out.node is not None
         ]
         leaf_nodes = [node for node in nodes if node is not None]
-        pulled = pull_back([r for r, _ in pairs], [c for _, c in pairs], leaf_nodes, True)
+        pulled = pull_back(
+            [r for r, _ in pairs], [c for _, c in pairs], leaf_nodes, True
+        )
         inputs_wanted = [t for t, want in zip(tensors, wanted, strict=True) if want]
         return [
             torch.zeros_like(t) if c is None else c

@@ -178,9 +178,7 @@ def hessian(
     Source: the signature and behaviour of ``torch.func.hessian``.
     """
     inner = jacrev(func, argnums, has_aux=has_aux, randomness=randomness)
-    return jacfwd(
-        inner, argnums, has_aux, randomness=randomness, chunk_size=chunk_size
-    )
+    return jacfwd(inner, argnums, has_aux, randomness=randomness, chunk_size=chunk_size)
 
 
 def select_inputs(

@@ -43,7 +43,10 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     leaves, spec = pytree.flatten_args(primals)
     check_differentiable_inputs(where, leaves, primals)
     tape = Recording(
-        lambda wrapped: func(*pytree.unflatten_args(wrapped, spec)), leaves, where, has_aux
+        lambda wrapped: func(*pytree.unflatten_args(wrapped, spec)),
+        leaves,
+        where,
+        has_aux,
     )
     check_outputs(where, tape.outs, "the output of the function")
     spec_of_out = tape.spec
