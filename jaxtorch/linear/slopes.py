@@ -37,7 +37,7 @@ def norm_scale(order: float, dims: list[int]) -> Callable[..., Tensor]:
 
 def conjugated(x: Tensor) -> Tensor:
     """Return the conjugate of a complex tensor."""
-    return x.conj() if x.is_complex() else x
+    return torch.conj_physical(x) if x.is_complex() else x
 
 
 def direction(x: Tensor) -> Tensor:
