@@ -177,9 +177,7 @@ def test_nested_levels_have_their_own_mode(
     x = positive(3, B, 5)
 
     def nested(vmap: Function) -> Tensor:
-        return run(
-            vmap, vmap(func, randomness=inner), x, in_dims=1, randomness=outer
-        )
+        return run(vmap, vmap(func, randomness=inner), x, in_dims=1, randomness=outer)
 
     equal(nested(jaxtorch.vmap), nested(torch.func.vmap))
 
@@ -305,7 +303,9 @@ def test_gradient_of_a_dirichlet_draw() -> None:
     leaf = x.clone().requires_grad_()
     torch.manual_seed(3)
     draw = distributions.Dirichlet(leaf).rsample()
-    torch.testing.assert_close(got, torch.autograd.grad((draw * weights).sum(), leaf)[0])
+    torch.testing.assert_close(
+        got, torch.autograd.grad((draw * weights).sum(), leaf)[0]
+    )
 
 
 @pytest.mark.parametrize("randomness", ["different", "same"])

@@ -148,7 +148,9 @@ class PutAt(LinearOperator):
 
     def apply(self, tangent: Tensor) -> Any:
         zeros = tangent.new_zeros(self.shape)
-        return torch.ops.aten.index_put.default(zeros, self.indices, tangent, self.accumulate)
+        return torch.ops.aten.index_put.default(
+            zeros, self.indices, tangent, self.accumulate
+        )
 
     def apply_transpose(self, cotangent: Tensor) -> Tensor:
         indices = self.indices
@@ -157,7 +159,9 @@ class PutAt(LinearOperator):
         if not self.accumulate and may_repeat(indices):
             order = torch.arange(pulled.numel(), device=pulled.device)
             order = order.reshape(pulled.shape)
-            writer = torch.ops.aten.index_put.default(order.new_zeros(self.shape), indices, order)
+            writer = torch.ops.aten.index_put.default(
+                order.new_zeros(self.shape), indices, order
+            )
             lost = read(writer, indices) != order
             pulled = torch.masked_fill(pulled, lost, 0)
         return sum_to(pulled, self.in_shape)

@@ -29,7 +29,7 @@ class Pad(LinearOperator):
 
 
 class Segment(LinearOperator):
-    """The tangent as entries ``start`` to ``start + length`` of a dim of size ``total``.
+    """The tangent as entries ``start`` to ``start + length`` of ``total`` in a dim.
 
     The transpose is ``narrow``.
     """
@@ -102,7 +102,7 @@ class Tile(LinearOperator):
 
 
 class EdgePad(LinearOperator):
-    """Padding with what is inside: reflection, replication. The transpose folds back."""
+    """Padding with what is inside, by reflection or replication."""
 
     __slots__ = ("forward", "backward", "shape", "padding")
 

@@ -20,7 +20,8 @@ def refuse(what: str, fix: str) -> DataDependentError:
     return DataDependentError(
         explain(
             "vmap",
-            f"the shape of {what} of a batched tensor is data-dependent (dynamic shape).",
+            f"the shape of {what} of a batched tensor is data-dependent (dynamic "
+            "shape).",
             fix,
         )
     )

@@ -10,7 +10,7 @@ from jaxtorch.errors import DataDependentError, explain
 from jaxtorch.linear.diagonal import Elementwise
 from jaxtorch.linear.gather import PutAt, TakeAt, is_mask
 from jaxtorch.linear.operator import Identity
-from jaxtorch.rules.batching import batched_at_front, pad_rank, rank_of
+from jaxtorch.rules.batching import batched_at_front, pad_rank, rank_of, to_front
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
@@ -19,13 +19,14 @@ aten = torch.ops.aten
 class Layout(NamedTuple):
     """Where the dims of an indexed tensor lie.
 
-    The result of one example has the dims ``[before, indexed, after]``, where the
-    numbers of dims before and among the indexed ones are given.
+    The result of one example has the dims ``[before, indexed, after]``; ``rank`` is
+    their number. Dims that are not indexed ``together`` put the indexed ones first.
     """
 
     before: int
     indexed: int
     rank: int
+    together: bool
 
 
 def layout_of(x_rank: int, indices: Sequence[Any], dims: Sequence[Any]) -> Layout:
@@ -39,7 +40,7 @@ def layout_of(x_rank: int, indices: Sequence[Any], dims: Sequence[Any]) -> Layou
         consumed += index.dim() if mask else 1
         indexed = max(indexed, 1 if mask else rank_of(index, dims[place]))
     before = places[0] if together else 0
-    return Layout(before, indexed, x_rank + indexed - consumed)
+    return Layout(before, indexed, x_rank + indexed - consumed, together)
 
 
 def without_masks(
@@ -53,7 +54,9 @@ def without_masks(
             out.append(index)
             out_dims.append(dim)
         elif dim is not None:
-            raise batched_mask("x[mask]", "torch.where(mask, x, fill), or (x * mask).sum()")
+            raise batched_mask(
+                "x[mask]", "torch.where(mask, x, fill), or (x * mask).sum()"
+            )
         else:
             found = torch.nonzero(index).unbind(1)
             out.extend(found)
@@ -96,17 +99,15 @@ def index_batch(size: int, dims: Any, x: Tensor, indices: Sequence[Any]) -> Any:
     dim, inner = dims
     if all(d is None for d in inner):
         layout = layout_of(x.dim() - 1, indices, inner)
-        places = [p for p, index in enumerate(indices) if index is not None]
-        out = aten.index.Tensor(x.movedim(dim, 0), [None, *indices])
-        together = places[-1] - places[0] == len(places) - 1
-        return out, 0 if together else layout.indexed
+        out = aten.index.Tensor(to_front(x, dim), [None, *indices])
+        return out, 0 if layout.together else layout.indexed
     indices, inner = without_masks(indices, inner)
     layout = layout_of(rank_of(x, dim), indices, inner)
     if dim is None:
         out = aten.index.Tensor(x, batched_indices(indices, inner, layout.indexed))
         return out, layout.before
     rows = with_batch_index(size, indices, inner, layout.indexed, x.device)
-    out = aten.index.Tensor(x.movedim(dim, 0), rows)
+    out = aten.index.Tensor(to_front(x, dim), rows)
     return move_indexed(out, 1, layout.before + 1, layout), 0
 
 
@@ -143,8 +144,7 @@ def index_put_batch(
     x = batched_at_front(x, dims[0], size)
     values = pad_rank(batched_at_front(values, dims[2], size), layout.rank)
     if shared:
-        places = [p for p, index in enumerate(indices) if index is not None]
-        if places[-1] - places[0] != len(places) - 1:
+        if not layout.together:
             values = values.movedim(0, layout.indexed)
         indices = [None, *indices]
     else:
@@ -167,12 +167,15 @@ def masked_put(
     values = batched_at_front(values, dims[2], size)
     counted = values.dim() - 1 > after and values.shape[-1 - after] != 1
     if len(places) > 1 or counted:
-        raise batched_mask("x[mask] = values", "a value that broadcasts, or torch.where")
+        raise batched_mask(
+            "x[mask] = values", "a value that broadcasts, or torch.where"
+        )
     mask = mask.to(torch.bool)
     mask = mask.reshape(size, *[1] * place, *mask.shape[1:], *[1] * after)
     values = pad_rank(values, place + 1 + after)
     values = values.reshape(
-        *values.shape[: place + 1], *[1] * (mask.dim() - 1 - place - after),
+        *values.shape[: place + 1],
+        *[1] * (mask.dim() - 1 - place - after),
         *values.shape[place + 2 :],
     )
     x = batched_at_front(x, dims[0], size)
@@ -212,7 +215,9 @@ def put_decompose(
 ) -> Any:
     """Write into the flattened tensor."""
     flat = x.reshape(-1)
-    out = aten.index_put.default(flat, [index.reshape(-1)], source.reshape(-1), accumulate)
+    out = aten.index_put.default(
+        flat, [index.reshape(-1)], source.reshape(-1), accumulate
+    )
     return out.reshape(x.shape)
 
 

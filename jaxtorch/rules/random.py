@@ -81,7 +81,9 @@ def randperm_batch(overload: OpOverload) -> Callable[..., Any]:
     return batch
 
 
-def multinomial_batch(size: int, dims: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+def multinomial_batch(
+    size: int, dims: Any, x: Tensor, *args: Any, **kwargs: Any
+) -> Any:
     """Draw for all rows of all examples."""
     x = batched_at_front(x, dims[0], size)
     out = torch.multinomial(x.reshape(-1, x.shape[-1]), *args, **kwargs)
@@ -110,7 +112,7 @@ def standard_gamma_linearize(wanted: Any, x: Tensor, *args: Any) -> Any:
     return out, (Elementwise(gamma_scale, x, out),)
 
 
-def gamma_scale(t: Tensor, x: Tensor, out: Tensor) -> Tensor:
+def gamma_scale(t: Tensor, x: Tensor, out: Tensor) -> Any:
     """Multiply by the derivative of the draw ``out`` by its shape parameter."""
     return t * aten._standard_gamma_grad.default(x, out)
 
@@ -124,15 +126,15 @@ def sample_dirichlet_linearize(wanted: Any, x: Tensor, *args: Any) -> Any:
     """The derivative by which ``torch.distributions.Dirichlet`` is reparametrized."""
     out = aten._sample_dirichlet.default(x, *args)
 
-    def scale() -> Tensor:
+    def scale() -> Any:
         total = x.sum(-1, keepdim=True).expand(x.shape)
-        return aten._dirichlet_grad.default(out, x, total)  # type: ignore[no-any-return]
+        return aten._dirichlet_grad.default(out, x, total)
 
-    def push(t: Tensor) -> Tensor:
+    def push(t: Tensor) -> Any:
         moved = t * scale()
         return moved - out * moved.sum(-1, keepdim=True)
 
-    def pull(c: Tensor) -> Tensor:
+    def pull(c: Tensor) -> Any:
         return scale() * (c - (out * c).sum(-1, keepdim=True))
 
     return out, (General(push, pull),)
@@ -155,12 +157,12 @@ def native_dropout_share(
     return (dropped(x, mask, p, train), mask), (0, None)
 
 
-def dropped(x: Tensor, mask: Tensor, p: float, train: bool | None) -> Tensor:
+def dropped(x: Tensor, mask: Tensor, p: float, train: bool | None) -> Any:
     """Keep and scale what the mask keeps."""
     if train is False:
         return x * mask
     scale = 0.0 if p == 1 else 1 / (1 - p)
-    return aten.native_dropout_backward.default(x, mask, scale)  # type: ignore[no-any-return]
+    return aten.native_dropout_backward.default(x, mask, scale)
 
 
 def native_dropout_linearize(
@@ -183,7 +185,8 @@ def native_dropout_backward_batch(
     size: int, dims: Any, grad: Tensor, mask: Tensor, scale: float
 ) -> Any:
     """Elementwise."""
-    grad, mask = (batched_at_front(t, d, size) for t, d in ((grad, dims[0]), (mask, dims[1])))
+    grad = batched_at_front(grad, dims[0], size)
+    mask = batched_at_front(mask, dims[1], size)
     return aten.native_dropout_backward.default(grad, mask, scale), 0
 
 

@@ -30,10 +30,16 @@ def gather_batch(
 
 
 def scatter_batch(call: Callable[..., Tensor]) -> BatchRule:
-    """Batch ``call(x, dim, index, src, ...)``, where ``src`` is a tensor or a number."""
+    """Batch ``call(x, dim, index, src, ...)``; ``src`` is a tensor or a number."""
 
     def batch(
-        size: int, dims: Any, x: Tensor, dim: int, index: Tensor, src: Any, *args: Any,
+        size: int,
+        dims: Any,
+        x: Tensor,
+        dim: int,
+        index: Tensor,
+        src: Any,
+        *args: Any,
         **kwargs: Any,
     ) -> Any:
         scalar = rank_of(x, dims[0]) == 0
@@ -74,8 +80,9 @@ def scatter_linearize(
     wanted: Any, x: Tensor, dim: int, index: Tensor, src: Tensor
 ) -> Any:
     """Linear in ``x`` where it is kept, in ``src`` where it is written."""
-    operator = wanted[3] and from_source(Overwrite(dim, index, x.shape), index, src)
-    return torch.scatter(x, dim, index, src), (cleared(dim, index), None, None, operator)
+    out = torch.scatter(x, dim, index, src)
+    written = wanted[3] and from_source(Overwrite(dim, index, x.shape), index, src)
+    return out, (cleared(dim, index), None, None, written)
 
 
 def scatter_value_linearize(
@@ -187,13 +194,11 @@ def mean_on_source(t: Tensor, place: Place, x: Tensor, src: Tensor, out: Any) ->
     return t / place.read(count(place, x, src))
 
 
-def product_of_others(
-    place: Place, x: Tensor, src: Tensor, on_source: bool
-) -> Tensor:
+def product_of_others(place: Place, x: Tensor, src: Tensor, on_source: bool) -> Tensor:
     """Return for each element the product of all others of its entry.
 
     That is the product of those that are not zero, divided by the element itself, times
-    the zeros among the others, where more than one of them makes nought to second order.
+    the zeros among the others; more than one of them makes nought to second order.
     """
     one = x.new_ones(())
     no_zero_x, no_zero_src = (torch.where(v == 0, one, v) for v in (x, src))
@@ -223,7 +228,7 @@ def product_on_source(t: Tensor, place: Place, x: Any, src: Any, out: Any) -> Te
 
 
 def ties(place: Place, x: Tensor, src: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which elements of the source are extreme, and how many tie for an entry."""
+    """Return which elements of the source are extreme, and how many tie."""
     extreme = (src == place.read(out)).to(x.dtype)
     return extreme, place.add((x == out).to(x.dtype), extreme)
 

@@ -51,8 +51,14 @@ def written_batch(
     """
 
     def batch(
-        size: int, dims: Any, x: Tensor, dim: int, index: Tensor, source: Any,
-        *args: Any, **kwargs: Any,
+        size: int,
+        dims: Any,
+        x: Tensor,
+        dim: int,
+        index: Tensor,
+        source: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         rank = rank_of(x, dims[0])
         dim = physical(dim, rank)
