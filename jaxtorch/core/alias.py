@@ -20,12 +20,20 @@ class Alias:
 
     __slots__ = ("version", "parent", "seen", "overload", "args", "kwargs", "index")
 
+    seen: int
+    overload: OpOverload
+    args: Any
+    kwargs: Any
+    index: Any
+
     def __init__(self) -> None:
         self.version = 0
         self.parent: Any = None
 
 
-def link(view: Any, parent: Any, overload: OpOverload, call: tuple[Any, Any, Any]):
+def link(
+    view: Any, parent: Any, overload: OpOverload, call: tuple[Any, Any, Any]
+) -> None:
     """Note that ``view`` is ``overload(parent, *args, **kwargs)[index]``."""
     if parent.alias is None:
         parent.alias = Alias()
@@ -64,7 +72,7 @@ def write(wrapper: Any, value: Any) -> None:
         alias.seen = alias.parent.alias.version
 
 
-def scatter(alias: Alias, value: Tensor) -> Tensor:
+def scatter(alias: Alias, value: Tensor) -> Any:
     """Return the parent's new value after its view became ``value``."""
     inverse = INVERSES.get(alias.overload, scatter_by_index)
     return inverse(alias, value)

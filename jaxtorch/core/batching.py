@@ -63,7 +63,9 @@ class BatchTensor(Wrapper):
             )
         )
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(  # type: ignore[override]
+        self, *, tensor_contents: Any = None
+    ) -> str:
         size = getattr(self.level, "size", "?")
         where = f"B={size} at dim {self.batch_dim}"
         if self.batch_dim is None:

@@ -43,7 +43,9 @@ class DualTensor(Wrapper):
             value = value.value
         return wrap(self.level, keep_derivatives(self.value, value), self.tangent)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(  # type: ignore[override]
+        self, *, tensor_contents: Any = None
+    ) -> str:
         return f"DualTensor(\nprimal={self.value},\ntangent={self.tangent})"
 
 

@@ -38,14 +38,14 @@ class Wrapper(Tensor):
     """A handle on a value at a level. Its own storage is empty, its shape is real."""
 
     __slots__ = ("level", "value", "alias")
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
-    level: "Level"
+    level: Any
     value: Tensor
     alias: alias.Alias | None
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return dispatch(func, args, kwargs or {})
@@ -64,7 +64,7 @@ class Wrapper(Tensor):
         """Format a tensor without dims as its value."""
         if spec and self.dim() == 0:
             return format(self.item(), spec)
-        return super().__format__(spec)
+        return str(super().__format__(spec))  # type: ignore[no-untyped-call]
 
     def keep_history(self, old: Any) -> Any:
         """Return this value with the history of ``old``: a write under no_grad.
@@ -113,7 +113,7 @@ def negative(self: Wrapper) -> Any:
 
 
 OPERANDS = (Tensor, int, float)
-Wrapper.__neg__ = negative  # type: ignore[method-assign]
+Wrapper.__neg__ = negative  # type: ignore[assignment]
 
 for _name, _overload in {
     "add": torch.ops.aten.add.Tensor,
@@ -209,8 +209,9 @@ class State(threading.local):
 
     def __init__(self) -> None:
         self.levels: list[Level] = []
-        self.mode = TransformMode()
-        self.include = self.exclude = None
+        self.mode = TransformMode()  # type: ignore[no-untyped-call]
+        self.include: Any = None
+        self.exclude: Any = None
         self.shut = False
 
 
