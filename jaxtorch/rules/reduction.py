@@ -136,7 +136,7 @@ def var_scale(x: Tensor, dims: list[int], correction: Any) -> Callable[..., Tens
         if x.is_complex():
             centred = centred.conj_physical()
         if freedom <= 0:
-            return t * (torch.abs(centred) * math.inf)
+            return t * (torch.abs(centred) * math.inf).to(x.dtype)
         return centred * (t * (2 / freedom))
 
     return scale
