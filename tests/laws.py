@@ -467,6 +467,39 @@ def loop_of(case: Case, dims: Sequence[int | None], *args: Tensor) -> Tensors:
     return loop(case.func, args, dims)
 
 
+def law_autograd_vmap(case: Case) -> None:
+    """torch.autograd through ``vmap`` equals torch.autograd through the loop."""
+    func, _ = real_function(case, case.examples[0])
+    name, args, dims = batches(case)[1]
+    whole = Case(case.name, case.func, (tuple(args),), case.rng)
+    inputs = [args[i] for i in whole.wanted]
+
+    def run(batched: Any, *inputs: Tensor) -> Tensors:
+        own = Case(case.name, batched, whole.examples, case.rng)
+        return partial_call(own, args, *inputs)
+
+    by_loop = functools.partial(run, functools.partial(loop_of, case, dims))
+    cotangents = oracle(random_cotangents, by_loop, inputs, 11)
+    expected = oracle(autograd_vjp, by_loop, inputs, cotangents)
+    by_vmap = functools.partial(run, mapped(case, case.func, dims))
+    close(autograd_vjp(by_vmap, inputs, cotangents), expected)
+
+
+def law_autograd_vjp(case: Case) -> None:
+    """torch.autograd through ``vjp`` is ``(H_w v, J v)``."""
+    func, inputs, cotangents, tangents = second_order(case)
+    hessian = oracle(autograd_hessian, func, inputs, cotangents, tangents)
+    count = len(inputs)
+
+    def pull(*both: Tensor) -> Tensors:
+        return our_vjp(func, both[:count], both[count:])
+
+    pulled = autograd_vjp(pull, [*inputs, *cotangents], tangents)
+    close(pulled[:count], [h.detach() for h in hessian], rtol=1e-5, atol=1e-6)
+    _, pushed = jaxtorch.jvp(func, tuple(inputs), tuple(tangents))
+    close(pulled[count:], list(pushed), rtol=1e-6, atol=1e-7)
+
+
 def law_vmap_vmap(case: Case) -> None:
     """``vmap(vmap)`` equals two loops, at different dims."""
     if case.rng:
@@ -508,6 +541,8 @@ LAWS: dict[str, Callable[[Case], None]] = {
     "vmap_jvp": law_vmap_jvp,
     "vjp_vmap": law_vjp_vmap,
     "vmap_vmap": law_vmap_vmap,
+    "autograd_vmap": law_autograd_vmap,
+    "autograd_vjp": law_autograd_vjp,
 }
 QUICK = ("batch", "vjp", "transpose", "vmap_vjp")
 
@@ -576,12 +611,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     dtype = getattr(torch, options.dtype) if options.dtype else None
     names = select(options.names, options.like)
     width = max([len(n) for n in names], default=2)
-    print(" " * width, *[f"{law:>10}" for law in laws])
+    print(" " * width, *[f"{law:>13}" for law in laws])
     failed = 0
     for name in names:
         results = {law: outcome(name, law, options.samples, dtype) for law in laws}
         failed += any(word == "FAIL" for word, _ in results.values())
-        print(f"{name:{width}}", *[f"{word:>10}" for word, _ in results.values()])
+        print(f"{name:{width}}", *[f"{word:>13}" for word, _ in results.values()])
         for law, (word, error) in results.items():
             if error is None or not (options.verbose or options.trace):
                 continue

@@ -63,6 +63,11 @@ def by_value(size: int, dims: Any, x: Tensor) -> Any:
     return torch.sin(x), 0
 
 
+def detached_batch(size: int, dims: Any, x: Tensor) -> Any:
+    """A rule whose result torch.autograd can't reach."""
+    return torch.sin(x.detach()), dims[0]
+
+
 def one_at_a_time(size: int, dims: Any, x: Tensor) -> Any:
     """A rule that can't stack an empty batch."""
     return torch.stack([torch.sin(x.select(dims[0], i)) for i in range(size)]), 0
@@ -124,6 +129,11 @@ WRONG = {
     "vmap_vjp-same": ("vmap_vjp", Record(SIN, sin_batch, wrong_linearize)),
     "vjp_vmap-mixed": ("vjp_vmap", Record(SIN, mixed, GOOD)),
     "vmap_jvp-mixed": ("vmap_jvp", Record(SIN, mixed, GOOD)),
+    "autograd_vmap-detached": ("autograd_vmap", Record(SIN, detached_batch, GOOD)),
+    "autograd_vjp-detached": (
+        "autograd_vjp",
+        Record(SIN, sin_batch, sin_linearize(detached)),
+    ),
     "vmap_vmap-other_dim": ("vmap_vmap", Record(SIN, by_value, GOOD)),
 }
 

@@ -126,13 +126,13 @@ class ReverseLevel(Level):
 
     def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
         recording = torch.is_grad_enabled()
-        if recording is self.outer_grad_mode:
+        if self.outer_grad_mode or not recording:
             return self.record(recording, primitive, args, kwargs)
-        torch._C._set_grad_enabled(self.outer_grad_mode)
+        torch._C._set_grad_enabled(False)
         try:
-            return self.record(recording, primitive, args, kwargs)
+            return self.record(True, primitive, args, kwargs)
         finally:
-            torch._C._set_grad_enabled(recording)
+            torch._C._set_grad_enabled(True)
 
     def record(
         self, recording: bool, primitive: Primitive, args: Sequence[Any], kwargs: Any

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from jaxtorch.linear.broadcast import Broadcast
-from jaxtorch.linear.cast import Cast, promoted
+from jaxtorch.linear.cast import Cast, cast_to, promoted
 from jaxtorch.linear.operator import General, Identity
 from jaxtorch.rules.batching import (
     batched_at_front,
@@ -70,6 +70,14 @@ def to_copy_linearize(wanted: Any, x: Tensor, **kwargs: Any) -> Any:
     return out, (promoted(moved, x, out),)
 
 
+def copied(x: Tensor, source: Tensor, non_blocking: bool) -> Tensor:
+    """``aten.copy`` in operators that torch.autograd differentiates."""
+    out = cast_to(source, x.dtype)
+    if out.device != x.device:
+        out = out.to(x.device, non_blocking=non_blocking)
+    return out.expand(x.shape).clone()
+
+
 def copy_batch(
     size: int, dims: Any, x: Tensor, source: Tensor, non_blocking: bool = False
 ) -> Any:
@@ -79,16 +87,16 @@ def copy_batch(
         x = x.select(dx, 0) if x.shape[dx] else x.sum(dx)
     shape = x.shape
     if dim is None:
-        return aten.copy.default(x, source, non_blocking), None
+        return copied(x, source, non_blocking), None
     source = pad_rank(to_front(source, dim), len(shape))
-    return aten.copy.default(x.expand(size, *shape), source, non_blocking), 0
+    return copied(x.expand(size, *shape), source, non_blocking), 0
 
 
 def copy_linearize(
     wanted: Any, x: Tensor, source: Tensor, non_blocking: bool = False
 ) -> Any:
     """The tangent of ``source``, cast and broadcast as it is."""
-    out = aten.copy.default(x, source, non_blocking)
+    out = copied(x, source, non_blocking)
     if not wanted[1]:
         return out, ()
     operator: Any = IDENTITY[0]
