@@ -54,7 +54,8 @@ def kind_of(overload: OpOverload) -> Kind:
     if writes:
         return Kind.OUT if any(a.is_out for a in writes) else Kind.MUTATION
     if torch.Tag.nondeterministic_seeded in overload.tags:
-        return Kind.RANDOM
+        # A composite draws in the operators that it is made of.
+        return Kind.FUNCTIONAL if overload._can_decompose() else Kind.RANDOM
     first = schema.arguments[0] if schema.arguments else None
     aliased = any(r.alias_info is not None for r in schema.returns)
     if aliased and first is not None and first.alias_info is not None:
