@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from jaxtorch.staging.rewriting import meta_of
+from jaxtorch.staging.rewriting import VIEWS, meta_of
 from jaxtorch.staging.tracer import take
 
 
@@ -66,9 +66,7 @@ def last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     return dying
 
 
-def call_source(
-    node: fx.Node, names: dict[fx.Node, str], namespace: dict[str, Any]
-) -> str:
+def call_source(node: Any, names: dict[fx.Node, str], namespace: dict[str, Any]) -> str:
     """Return the source of one call."""
     if node.target is take:
         return f"{names[node.args[0]]}[{node.args[1]}]"
@@ -100,17 +98,14 @@ def source_of(value: Any, names: dict[fx.Node, str], namespace: dict[str, Any]) 
     return name
 
 
-RESHAPING = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
-
-
-def entry_point(node: fx.Node) -> Callable[..., Any]:
+def entry_point(node: Any) -> Callable[..., Any]:
     """Return the cheapest function that makes the call of ``node``.
 
     The functions of ``torch`` cost about 0.4 us less than the overloads. They are taken
     where they accept the same arguments and give the same shape and dtype.
     """
     overload: OpOverload = node.target
-    if overload in RESHAPING:
+    if overload in VIEWS:
         return torch.reshape
     name = overload._schema.name.partition("::")[2]
     entry = getattr(torch, name, None)

@@ -32,6 +32,8 @@ class CacheInfo(NamedTuple):
 class Jitted:
     """A function that is staged once per signature; made by ``jit``."""
 
+    __name__: str
+
     def __init__(
         self,
         func: Callable[..., Any],

@@ -7,6 +7,7 @@ from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from jaxtorch.staging.execution import last_uses
+from jaxtorch.staging.memory import bytes_made, peak_bytes
 from jaxtorch.staging.rewriting import meta_of
 from jaxtorch.staging.staged import Staged
 from jaxtorch.staging.tracer import take
@@ -81,63 +82,3 @@ def flops_of(node: fx.Node) -> int:
     with counter:
         node.target(*[meta_of(a) for a in node.args], **kwargs)
     return int(counter.get_total_flops())
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """Return the tensors of a node's value."""
-    if isinstance(value, Tensor):
-        return [value]
-    return [v for v in value if isinstance(v, Tensor)]
-
-
-def storages(node: fx.Node) -> dict[int, int]:
-    """Return the storages of a node's value and their sizes in bytes."""
-    found = {}
-    for tensor in tensors_in(node.meta["val"]):
-        storage = tensor.untyped_storage()
-        found[storage._cdata] = storage.nbytes()
-    return found
-
-
-def bytes_made(node: fx.Node) -> int:
-    """Return the bytes of the storages that a call makes anew."""
-    given: dict[int, int] = {}
-    for source in node.all_input_nodes:
-        given.update(storages(source))
-    return sum(n for key, n in storages(node).items() if key not in given)
-
-
-def peak_bytes(graph: fx.Graph) -> int:
-    """Return the peak of the bytes held by results and intermediate values.
-
-    A view holds the storage it was taken from; inputs and captured tensors are not
-    counted.
-    """
-    outside: set[int] = set()
-    holders: dict[int, int] = {}
-    size: dict[int, int] = {}
-    dying = last_uses(graph)
-    held = peak = 0
-    for node in graph.nodes:
-        if node.op == "output":
-            break
-        if node.op == "placeholder":
-            outside.update(storages(node))
-            continue
-        for key, n in storages(node).items():
-            if key in outside:
-                continue
-            if not holders.get(key):
-                held += n
-                size[key] = n
-            holders[key] = holders.get(key, 0) + 1
-        peak = max(peak, held)
-        dead = [*dying.get(node, ()), *([] if node.users else [node])]
-        for source in dead:
-            for key in storages(source):
-                if key in outside:
-                    continue
-                holders[key] -= 1
-                if not holders[key]:
-                    held -= size[key]
-    return peak

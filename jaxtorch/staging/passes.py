@@ -5,11 +5,13 @@ from typing import Any
 from torch import fx
 
 from jaxtorch.core.primitive import Kind, primitive_of
+from jaxtorch.staging.memory import order_for_memory
+from jaxtorch.staging.rewriting import infer_again
 from jaxtorch.staging.simplify import simplify
 from jaxtorch.staging.tracer import take
 
 
-def is_pure(node: fx.Node) -> bool:
+def is_pure(node: Any) -> bool:
     """Tell whether a node may be dropped, merged or moved."""
     if node.op != "call_function":
         return False
@@ -59,7 +61,7 @@ def freeze(value: Any) -> Any:
 
 
 def optimize_graph(graph: fx.Graph) -> dict[str, int]:
-    """Run all passes until nothing changes; returns how many nodes each removed."""
+    """Run all passes until nothing changes; returns what each of them removed."""
     counts = {"dead code": 0, "common subexpressions": 0, "simplified": 0}
     while True:
         counts["dead code"] += drop_dead_code(graph)
@@ -68,5 +70,9 @@ def optimize_graph(graph: fx.Graph) -> dict[str, int]:
         counts["common subexpressions"] += merged
         counts["simplified"] += simplified
         if not merged and not simplified:
-            counts["dead code"] += drop_dead_code(graph)
-            return counts
+            break
+    counts["dead code"] += drop_dead_code(graph)
+    infer_again(graph)
+    movable = {node for node in graph.nodes if is_pure(node)}
+    counts["bytes off the peak"] = order_for_memory(graph, movable)
+    return counts

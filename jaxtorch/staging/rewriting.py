@@ -27,14 +27,30 @@ def emit(before: fx.Node, overload: OpOverload, *args: Any, **kwargs: Any) -> fx
     """Insert a call before a node, on its device, and infer what it returns."""
     with before.graph.inserting_before(before):
         node = before.graph.call_function(overload, args, kwargs)
-    values = [meta_of(a) for a in args]
-    named = {k: meta_of(v) for k, v in kwargs.items()}
-    if "device" in named:
-        named["device"] = torch.device("meta")
-    with torch._C._DisableTorchDispatch():
-        node.meta["val"] = overload(*values, **named)
+    node.meta["val"] = infer(node)
     node.meta["device"] = before.meta["device"]
     return node
+
+
+def infer(node: fx.Node) -> Any:
+    """Run one call on meta tensors."""
+    target: Any = torch.reshape if node.target in VIEWS else node.target
+    named = {k: meta_of(v) for k, v in node.kwargs.items()}
+    if "device" in named or not node.all_input_nodes:
+        named["device"] = torch.device("meta")
+    with torch._C._DisableTorchDispatch():
+        return target(*[meta_of(a) for a in node.args], **named)
+
+
+def infer_again(graph: fx.Graph) -> None:
+    """Infer all values anew, so that views share the storage of what they view now."""
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.meta["val"] = infer(node)
+
+
+VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
+"""Views that run as a reshape: after a rewrite their source may have other strides."""
 
 
 def meta_of(value: Any) -> Any:

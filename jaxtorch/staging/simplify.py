@@ -31,7 +31,7 @@ def simplify(graph: fx.Graph) -> int:
     return replaced
 
 
-def drop_reshape(node: fx.Node) -> fx.Node | None:
+def drop_reshape(node: Any) -> Any:
     """Turn every way to reshape into one view of the first tensor that it views."""
     source = node.args[0]
     while is_call(source, *RESHAPES):
@@ -44,7 +44,7 @@ def drop_reshape(node: fx.Node) -> fx.Node | None:
     return emit(node, aten.view.default, source, shape)
 
 
-def order_of(node: fx.Node) -> list[int]:
+def order_of(node: Any) -> list[int]:
     """Return the permutation that a permuting call makes."""
     rank = value_of(node).dim()
     order = list(range(rank))
@@ -58,7 +58,7 @@ def order_of(node: fx.Node) -> list[int]:
     return order
 
 
-def drop_permutation(node: fx.Node) -> fx.Node | None:
+def drop_permutation(node: Any) -> Any:
     """Compose permutations; drop the identity; view where only ones move."""
     source = node.args[0]
     order = order_of(node)
@@ -80,7 +80,7 @@ def drop_permutation(node: fx.Node) -> fx.Node | None:
     return emit(node, aten.permute.default, source, order)
 
 
-def drop_same_shape(node: fx.Node) -> fx.Node | None:
+def drop_same_shape(node: Any) -> Any:
     """Drop a call that returns its first argument where shape and dtype agree."""
     source = node.args[0]
     out, given = value_of(node), value_of(source)
@@ -102,7 +102,7 @@ def uniform(node: Any) -> Any:
     return None
 
 
-def spread(node: fx.Node, source: fx.Node) -> fx.Node | None:
+def spread(node: Any, source: Any) -> Any:
     """Return ``source`` broadcast to the shape of ``node``, if the dtypes agree."""
     if value_of(source).dtype != value_of(node).dtype:
         return None
@@ -112,7 +112,7 @@ def spread(node: fx.Node, source: fx.Node) -> fx.Node | None:
     return emit(node, aten.expand.default, source, shape)
 
 
-def simplify_product(node: fx.Node) -> fx.Node | None:
+def simplify_product(node: Any) -> Any:
     """``x * 1 = x``; a uniform factor becomes a number."""
     for place in (0, 1):
         number = uniform(node.args[place])
@@ -129,7 +129,7 @@ def simplify_product(node: fx.Node) -> fx.Node | None:
     return None
 
 
-def simplify_sum_of_two(node: fx.Node) -> fx.Node | None:
+def simplify_sum_of_two(node: Any) -> Any:
     """``x + 0 = x``."""
     if uniform(node.args[1]) == 0 and isinstance(node.args[0], fx.Node):
         return spread(node, node.args[0])
@@ -139,14 +139,14 @@ def simplify_sum_of_two(node: fx.Node) -> fx.Node | None:
     return None
 
 
-def simplify_quotient(node: fx.Node) -> fx.Node | None:
+def simplify_quotient(node: Any) -> Any:
     """``x / 1 = x``."""
     if uniform(node.args[1]) == 1 and isinstance(node.args[0], fx.Node):
         return spread(node, node.args[0])
     return None
 
 
-def simplify_reduction(node: fx.Node) -> fx.Node | None:
+def simplify_reduction(node: Any) -> Any:
     """A sum over dims of size one is a view."""
     source = node.args[0]
     value = value_of(node)
@@ -156,7 +156,7 @@ def simplify_reduction(node: fx.Node) -> fx.Node | None:
     return None
 
 
-def simplify_matmul(node: fx.Node) -> fx.Node | None:
+def simplify_matmul(node: Any) -> Any:
     """A product with the identity matrix is the other factor."""
     left, right = node.args
     if is_call(left, aten.eye.default):
@@ -166,7 +166,7 @@ def simplify_matmul(node: fx.Node) -> fx.Node | None:
     return None
 
 
-def eye_of_one(node: fx.Node) -> Any:
+def eye_of_one(node: Any) -> Any:
     """The identity matrix of size one is one everywhere."""
     return 1 if value_of(node).numel() == 1 else None
 

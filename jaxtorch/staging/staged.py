@@ -1,4 +1,4 @@
-"""One staged signature of a function: its graph, its program, its output's structure."""
+"""One staged signature of a function: its graph, its program, its structure."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,7 +56,8 @@ class Staged:
         """Run on the tensors of a call; write what the function wrote."""
         captured = self.captured
         if torch.is_grad_enabled() and any_requires_grad(tensors, captured):
-            results: Any = StagedFunction.apply(self, *tensors, *captured)
+            apply: Any = StagedFunction.apply
+            results = apply(self, *tensors, *captured)
         else:
             results = self.run(*tensors, *captured)
         if self.only_tensors:
@@ -121,7 +122,7 @@ class StagedFunction(torch.autograd.Function):
 def pullback_of(
     run: Callable[..., list[Tensor]], wanted: tuple[bool, ...], count: int
 ) -> Callable[..., list[Any]]:
-    """Return the function of a program's inputs and cotangents that pulls these back."""
+    """Return the function of inputs and cotangents that pulls these back."""
 
     def pull(*leaves: Any) -> list[Any]:
         tensors, cotangents = leaves[:count], leaves[count:]
@@ -172,7 +173,7 @@ def split_outputs(
 def written_targets(
     level: TraceLevel, handles: list[Any]
 ) -> list[tuple[Any, TraceTensor]]:
-    """Return what the function wrote: inputs by position, captured tensors themselves."""
+    """Return what the function wrote: inputs by position, captured ones themselves."""
     targets: list[tuple[Any, TraceTensor]] = []
     for place, handle in enumerate(h for h in handles if isinstance(h, TraceTensor)):
         targets.append((place, handle))

@@ -35,7 +35,9 @@ class TraceTensor(Wrapper):
         self.value = other.value
         self.node = other.node
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(  # type: ignore[override]
+        self, *, tensor_contents: Any = None
+    ) -> str:
         return f"TraceTensor({list(self.shape)}, {self.dtype}, {self.node})"
 
 
@@ -43,7 +45,7 @@ class TraceMode(TorchDispatchMode):
     """Sees the calls of rules that have no wrapper among their arguments."""
 
     def __init__(self, level: "TraceLevel") -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.level = level
 
     @classmethod
@@ -73,7 +75,7 @@ class TraceLevel(Level):
         self.mode = TraceMode(self)
 
     def __enter__(self) -> Self:
-        self.mode.__enter__()
+        self.mode.__enter__()  # type: ignore[no-untyped-call]
         super().__enter__()
         return self
 
@@ -84,7 +86,7 @@ class TraceLevel(Level):
         trace: TracebackType | None,
     ) -> None:
         super().__exit__(kind, error, trace)
-        self.mode.__exit__(kind, error, trace)
+        self.mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def add_input(self, tensor: Tensor) -> TraceTensor:
         """Add an argument of the function to the graph."""
@@ -103,7 +105,7 @@ class TraceLevel(Level):
             self.captured[id(tensor)] = found
         return found[1]
 
-    def first_call(self) -> fx.Node:
+    def first_call(self) -> Any:
         """Return the first node that is not a placeholder, or the end of the graph."""
         for node in self.graph.nodes:
             if node.op != "placeholder":
@@ -169,8 +171,8 @@ class TraceLevel(Level):
         self, args: Sequence[Any], devices: list[torch.device]
     ) -> tuple[list[Any], list[Any]]:
         """Split arguments into meta values and graph nodes; note the devices met."""
-        values = []
-        nodes = []
+        values: list[Any] = []
+        nodes: list[Any] = []
         for arg in args:
             if isinstance(arg, Tensor):
                 handle = arg if type(arg) is TraceTensor else self.capture(arg)
@@ -214,8 +216,8 @@ class TraceLevel(Level):
             raise DataDependentError(
                 explain(
                     "jit",
-                    f"{overload} depends on the values of a tensor, which are not known "
-                    "while a function is staged.",
+                    f"{overload} depends on the values of a tensor, which are not "
+                    "known while a function is staged.",
                     "use torch.where, or jaxtorch.cond and while_loop, or compute the "
                     "value outside and pass it as a static argument",
                     f"at {user_line()}",
