@@ -98,6 +98,15 @@ def in_order(boundaries: Tensor, dim: int | None, sorter: Tensor) -> Tensor:
     return torch.gather(boundaries, -1, sorter.expand(boundaries.shape))
 
 
+def search_decompose(
+    boundaries: Tensor, x: Any, *, sorter: Tensor | None = None, **kwargs: Any
+) -> Tensor:
+    """Put the boundaries in order first, where each example has its own order."""
+    if sorter is not None:
+        boundaries = torch.gather(boundaries, -1, sorter)
+    return torch.searchsorted(boundaries, x, **kwargs)
+
+
 def search_scalar_batch(
     size: int, dims: Any, boundaries: Tensor, x: Any, **kwargs: Any
 ) -> Any:
@@ -169,8 +178,18 @@ RECORDS: tuple[Record, ...] = (
     whole_median(aten.nanmedian.default),
     without_derivative(aten.argsort.default, along_dim_batch(aten.argsort.default)),
     without_derivative(aten.argsort.stable, along_dim_batch(aten.argsort.stable)),
-    without_derivative(aten.searchsorted.Tensor, search_batch),
-    without_derivative(aten.searchsorted.Scalar, search_scalar_batch),
+    Record(
+        aten.searchsorted.Tensor,
+        search_batch,
+        zero_derivative(aten.searchsorted.Tensor),
+        search_decompose,
+    ),
+    Record(
+        aten.searchsorted.Scalar,
+        search_scalar_batch,
+        zero_derivative(aten.searchsorted.Scalar),
+        search_decompose,
+    ),
     without_derivative(aten.bucketize.Tensor, bucketize_batch),
     without_derivative(aten.bucketize.Scalar, bucketize_batch),
 )
