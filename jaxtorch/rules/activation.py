@@ -1,4 +1,4 @@
-"""Activations and their fused backward kernels, one ATen call per derivative."""
+"""Smooth activations and their fused backward kernels, one call per derivative."""
 
 import math
 from typing import Any
@@ -6,26 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jaxtorch.linear.diagonal import Elementwise, elementwise
+from jaxtorch.linear.diagonal import Elementwise
 from jaxtorch.linear.operator import General, Output
-from jaxtorch.rules.batching import (
-    batched_at_front,
-    broadcasting_batch,
-    physical,
-    to_front,
-)
-from jaxtorch.rules.makers import gradient_kernel, unary
+from jaxtorch.rules.batching import batched_at_front, physical, to_front
+from jaxtorch.rules.makers import gradient_kernel, unary, with_autograd
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
-threshold_backward = aten.threshold_backward.default
+
 gelu_backward = aten.gelu_backward.default
-silu_backward = aten.silu_backward.default
-
-
-def relu_scale(t: Tensor, y: Tensor) -> Any:
-    """Keep ``t`` where the output is positive."""
-    return threshold_backward(t, y, 0)
 
 
 def tanh_second(t: Tensor, g: Tensor, y: Tensor) -> Tensor:
@@ -38,12 +27,18 @@ def sigmoid_second(t: Tensor, g: Tensor, y: Tensor) -> Tensor:
     return t * (g * (1 - 2 * y))
 
 
+def silu_formula(t: Tensor, x: Tensor) -> Tensor:
+    """``silu' = s (1 + x (1 - s))`` with ``s = sigmoid(x)``."""
+    s = torch.sigmoid(x)
+    return t * (s * (1 + x * (1 - s)))
+
+
+silu_backward = with_autograd(aten.silu_backward.default, silu_formula)
+
+
 def silu_scale(t: Tensor, x: Tensor) -> Any:
-    """``d x sigmoid(x)``; the fused kernel is for real numbers."""
-    if t.is_complex():
-        s = torch.sigmoid(x)
-        return t * (s * (1 + x * (1 - s)))
-    return silu_backward(t, x)
+    """``silu'``; the fused kernel is for real numbers."""
+    return silu_formula(t, x) if t.is_complex() else silu_backward(t, x)
 
 
 def silu_second(t: Tensor, g: Tensor, x: Tensor) -> Tensor:
@@ -72,6 +67,15 @@ def gelu_second(
     return t * (g * (1 - u * u) * (slope + curve - x * u * slope * slope))
 
 
+def mish_formula(t: Tensor, x: Tensor) -> Tensor:
+    """``mish' = w + x s (1 - w^2)``, ``w = tanh(softplus x)``, ``s = sigmoid(x)``."""
+    w = torch.tanh(torch.nn.functional.softplus(x))
+    return t * (w + x * torch.sigmoid(x) * (1 - w * w))
+
+
+mish_backward = with_autograd(aten.mish_backward.default, mish_formula)
+
+
 def mish_second(t: Tensor, g: Tensor, x: Tensor) -> Tensor:
     """``(1 - w^2) s (2 + x (1 - s - 2 w s))``, ``w = tanh(softplus x)``."""
     s = torch.sigmoid(x)
@@ -91,11 +95,6 @@ def softplus_second(
 def softplus_scale(t: Tensor, x: Tensor, beta: float = 1, threshold: float = 20) -> Any:
     """``sigmoid(beta x)`` by the fused kernel."""
     return aten.softplus_backward.default(t, x, beta, threshold)
-
-
-def leaky_relu_scale(t: Tensor, x: Tensor, slope: float = 0.01) -> Any:
-    """One or the slope."""
-    return aten.leaky_relu_backward.default(t, x, slope, False)
 
 
 def elu_scale(
@@ -122,29 +121,25 @@ def elu_second(
     return torch.where(x <= 0, t * curved, 0)
 
 
+def elu_backward_batch(size: int, dims: Any, g: Tensor, *args: Any) -> Any:
+    """Both tensors are batched at the front; the second is the last argument."""
+    g = batched_at_front(g, dims[0], size)
+    x = batched_at_front(args[-1], dims[-1], size)
+    return aten.elu_backward.default(g, *args[:-1], x), 0
+
+
 def celu_scale(t: Tensor, x: Tensor, alpha: float = 1) -> Any:
     """``celu`` is ``elu`` with the input scaled by ``1 / alpha``."""
     return aten.elu_backward.default(t, alpha, 1, 1 / alpha, False, x)
 
 
-def hardtanh_scale(t: Tensor, x: Tensor, low: float = -1, high: float = 1) -> Any:
-    """One strictly inside the interval."""
-    return aten.hardtanh_backward.default(t, x, low, high)
+def logit_formula(t: Tensor, x: Tensor, eps: float | None = None) -> Tensor:
+    """``logit' = 1 / (x (1 - x))``; zero where clamped, NaN where not defined."""
+    low, rest = (0.0, math.nan) if eps is None else (eps, 0.0)
+    return torch.where((x >= low) & (x <= 1 - low), t / (x * (1 - x)), rest)
 
 
-def hardswish_second(t: Tensor, g: Tensor, x: Tensor) -> Tensor:
-    """One third inside the curved piece."""
-    return torch.where((x > -3) & (x < 3), t * (g * (1 / 3)), 0)
-
-
-def softshrink_scale(t: Tensor, x: Tensor, lambd: float = 0.5) -> Any:
-    """One outside the interval."""
-    return aten.softshrink_backward.default(t, x, lambd)
-
-
-def hardshrink_scale(t: Tensor, x: Tensor, lambd: float = 0.5) -> Any:
-    """One outside the interval."""
-    return aten.hardshrink_backward.default(t, x, lambd)
+logit_backward = with_autograd(aten.logit_backward.default, logit_formula)
 
 
 def logit_second(t: Tensor, g: Tensor, x: Tensor, eps: float | None = None) -> Tensor:
@@ -186,82 +181,12 @@ def log_sigmoid_backward_batch(
     return aten.log_sigmoid_backward.default(g, x, buffer), 0
 
 
-def prelu_left(t: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """One or the weight."""
-    return torch.where(x > 0, t, weight * t)
-
-
-def prelu_right(t: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """``x`` where it is not positive."""
-    return torch.where(x > 0, 0, x * t)
-
-
-def prelu_linearize(wanted: Any, x: Tensor, weight: Tensor) -> Any:
-    """One or the weight for ``x``; for the weight ``x`` where it is negative."""
-    out = torch._prelu_kernel(x, weight)
-    return out, (
-        wanted[0] and elementwise(prelu_left, x, out, x, weight),
-        wanted[1] and elementwise(prelu_right, weight, out, x, weight),
-    )
-
-
-def expanding_batch(call: Any) -> Any:
-    """Batch a kernel whose operands have one rank; the first has the output's shape."""
-
-    def batch(size: int, dims: Any, *args: Tensor) -> Any:
-        moved = [
-            batched_at_front(arg, dim, size)
-            for arg, dim in zip(args, dims, strict=True)
-        ]
-        return call(*moved), 0
-
-    return batch
-
-
-def prelu_backward_decompose(g: Tensor, x: Tensor, weight: Tensor) -> Any:
-    """Both gradients, of the shape of ``x``."""
-    return prelu_left(g, x, weight), prelu_right(g, x, weight)
-
-
-def rrelu_with_noise_decompose(
-    x: Tensor,
-    noise: Tensor,
-    lower: float = 1 / 8,
-    upper: float = 1 / 3,
-    training: bool = False,
-    generator: Any = None,
-) -> Tensor:
-    """The functional form, whose noise is then written."""
-    out, drawn = aten.rrelu_with_noise_functional.default(
-        x, noise, lower, upper, training, generator
-    )
-    if training:
-        noise.copy_(drawn)
-    return out  # type: ignore[no-any-return]
-
-
-def rrelu_with_noise_backward_decompose(
-    g: Tensor,
-    x: Tensor,
-    noise: Tensor,
-    lower: float,
-    upper: float,
-    training: bool,
-    self_is_result: bool,
-) -> Any:
-    """``g`` times the slopes that were drawn, or their mean when not training."""
-    if training and upper - lower > 1e-6:
-        return g * noise
-    slope = (lower + upper) / 2
-    return aten.leaky_relu_backward.default(g, x, slope, self_is_result)
-
-
 def glu_linearize(wanted: Any, x: Tensor, dim: int = -1) -> Any:
     """``d (a s(b)) = s(b) da + a s(b) (1 - s(b)) db``; fused kernels for both ways."""
     out = torch.nn.functional.glu(x, dim)
     return out, (
         General(
-            lambda t: aten.glu_jvp.default(out, x, t, dim),
+            lambda t: glu_tangent(out, x, t, dim),
             lambda ct: aten.glu_backward.default(ct, x, dim),
         ),
     )
@@ -281,7 +206,7 @@ def glu_backward_decompose(g: Tensor, x: Tensor, dim: int) -> Tensor:
     return torch.cat((scaled, scaled * a * (1 - s)), dim)
 
 
-def glu_jvp_decompose(out: Tensor, x: Tensor, t: Tensor, dim: int) -> Tensor:
+def glu_tangent(out: Tensor, x: Tensor, t: Tensor, dim: int) -> Tensor:
     """``s(b) da + out (1 - s(b)) db``."""
     b = x.chunk(2, dim)[1]
     da, db = t.chunk(2, dim)
@@ -297,23 +222,17 @@ def glu_backward_batch(size: int, dims: Any, g: Tensor, x: Tensor, dim: int) -> 
 
 
 RECORDS = (
-    unary(aten.relu.default, relu_scale, "output"),
-    gradient_kernel(aten.threshold_backward.default, None),
-    unary(
-        aten.threshold.default, lambda t, x, bound, _: threshold_backward(t, x, bound)
-    ),
     gradient_kernel(aten.tanh_backward.default, tanh_second),
     gradient_kernel(aten.sigmoid_backward.default, sigmoid_second),
+    unary(aten.logit.default, logit_backward),
     unary(aten.silu.default, silu_scale),
-    gradient_kernel(aten.silu_backward.default, silu_second),
+    gradient_kernel(aten.silu_backward.default, silu_second, call=silu_backward),
     unary(aten.gelu.default, gelu_scale),
     gradient_kernel(aten.gelu_backward.default, gelu_second),
-    unary(aten.mish.default, lambda t, x: aten.mish_backward.default(t, x)),
-    gradient_kernel(aten.mish_backward.default, mish_second),
+    unary(aten.mish.default, mish_backward),
+    gradient_kernel(aten.mish_backward.default, mish_second, call=mish_backward),
     unary(aten.softplus.default, softplus_scale),
     gradient_kernel(aten.softplus_backward.default, softplus_second),
-    unary(aten.leaky_relu.default, leaky_relu_scale),
-    gradient_kernel(aten.leaky_relu_backward.default, None),
     unary(aten.elu.default, elu_scale),
     gradient_kernel(
         aten.elu_backward.default,
@@ -322,22 +241,10 @@ RECORDS = (
         None,
         None,
         elu_second,
-        batch=broadcasting_batch(aten.elu_backward.default),
+        batch=elu_backward_batch,
     ),
     unary(aten.celu.default, celu_scale),
-    unary(aten.hardtanh.default, hardtanh_scale),
-    gradient_kernel(aten.hardtanh_backward.default, None),
-    unary(aten.hardswish.default, lambda t, x: aten.hardswish_backward.default(t, x)),
-    gradient_kernel(aten.hardswish_backward.default, hardswish_second),
-    unary(
-        aten.hardsigmoid.default, lambda t, x: aten.hardsigmoid_backward.default(t, x)
-    ),
-    gradient_kernel(aten.hardsigmoid_backward.default, None),
-    unary(aten.softshrink.default, softshrink_scale),
-    gradient_kernel(aten.softshrink_backward.default, None),
-    unary(aten.hardshrink.default, hardshrink_scale),
-    gradient_kernel(aten.hardshrink_backward.default, None),
-    gradient_kernel(aten.logit_backward.default, logit_second),
+    gradient_kernel(aten.logit_backward.default, logit_second, call=logit_backward),
     Record(aten.log_sigmoid_forward.default, log_sigmoid_batch, log_sigmoid_linearize),
     gradient_kernel(
         aten.log_sigmoid_backward.default,
@@ -345,24 +252,8 @@ RECORDS = (
         None,
         batch=log_sigmoid_backward_batch,
     ),
-    Record(
-        aten._prelu_kernel.default,
-        expanding_batch(torch._prelu_kernel),
-        prelu_linearize,
-    ),
-    Record(
-        aten._prelu_kernel_backward.default,
-        expanding_batch(aten._prelu_kernel_backward.default),
-        decompose=prelu_backward_decompose,
-    ),
-    Record(aten.rrelu_with_noise.default, decompose=rrelu_with_noise_decompose),
-    Record(
-        aten.rrelu_with_noise_backward.default,
-        decompose=rrelu_with_noise_backward_decompose,
-    ),
     Record(aten.glu.default, glu_batch, glu_linearize),
     Record(
         aten.glu_backward.default, glu_backward_batch, decompose=glu_backward_decompose
     ),
-    Record(aten.glu_jvp.default, decompose=glu_jvp_decompose),
 )

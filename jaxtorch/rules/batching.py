@@ -147,6 +147,20 @@ def binary_batch(call: Callable[..., Any]) -> BatchRule:
     return batch
 
 
+def equal_shapes_batch(call: Callable[..., Any]) -> BatchRule:
+    """Batch a fused kernel of tensors of one shape, which may not broadcast them."""
+
+    def batch(size: int, dims: Any, x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
+        dim = dims[0]
+        if dim != dims[1]:
+            x = batched_at_front(x, dim, size)
+            y = batched_at_front(y, dims[1], size)
+            dim = 0
+        return call(x, y, *args, **kwargs), dim
+
+    return batch
+
+
 def broadcasting_batch(call: Callable[..., Any]) -> BatchRule:
     """Batch an elementwise op of several tensors that broadcast."""
 

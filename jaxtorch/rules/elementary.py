@@ -51,11 +51,6 @@ def sinc_scale(t: Tensor, x: Tensor) -> Tensor:
     return t * torch.where(origin, series, slope)
 
 
-def logit_scale(t: Tensor, x: Tensor, eps: float | None = None) -> Any:
-    """``d log(x / (1 - x)) = dx / (x (1 - x))``; zero where eps has clamped x."""
-    return aten.logit_backward.default(t, x, eps)
-
-
 RECORDS = (
     unary(aten.exp.default, torch.mul, "output"),
     unary(aten.exp2.default, lambda t, y: t * (y * LOG2), "output"),
@@ -80,7 +75,6 @@ RECORDS = (
     unary(aten.atanh.default, lambda t, x: t / (1 - x * x)),
     unary(aten.sigmoid.default, sigmoid_scale, "output"),
     unary(aten.sinc.default, sinc_scale),
-    unary(aten.logit.default, logit_scale),
     unary(aten.deg2rad.default, lambda t, x: t * (math.pi / 180)),
     unary(aten.rad2deg.default, lambda t, x: t * (180 / math.pi)),
 )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
@@ -12,6 +13,7 @@ from jaxtorch.rules.batching import (
     binary_batch,
     broadcasting_batch,
     entry_point,
+    equal_shapes_batch,
     unary_batch,
 )
 from jaxtorch.rules.record import BatchRule, LinearizeRule, Record
@@ -88,6 +90,7 @@ def gradient_kernel(
     overload: OpOverload,
     *seconds: ScaleFunction | None,
     batch: BatchRule | None = None,
+    call: Callable[..., Any] | None = None,
 ) -> Record:
     """Make the record of a fused elementwise ``*_backward`` kernel.
 
@@ -95,22 +98,39 @@ def gradient_kernel(
     transpose; the second is the only other tensor, unless ``batch`` is given.
     ``seconds`` are, for the arguments after the first, the functions
     ``second(t, *args)`` that multiply ``t`` by the derivative with respect to that
-    argument; None where it is zero.
+    argument; None where it is zero. ``call`` stands in for the overload.
     """
+    kernel = call or overload
 
     def linearize(wanted: Any, *args: Any, **kwargs: Any) -> Any:
-        out = overload(*args, **kwargs)
+        out = kernel(*args, **kwargs)
         operators: list[Any] = [ZERO] * len(args)
         if wanted[0]:
-            call = _with_keywords(overload, kwargs) if kwargs else overload
-            operators[0] = elementwise(call, args[0], out, *args[1:])
+            own = _with_keywords(kernel, kwargs) if kwargs else kernel
+            operators[0] = elementwise(own, args[0], out, *args[1:])
         for place, second in enumerate(seconds, 1):
             if wanted[place] and second is not None:
                 own = _with_keywords(second, kwargs) if kwargs else second
                 operators[place] = elementwise(own, args[place], out, *args)
         return out, operators
 
-    return Record(overload, batch or binary_batch(overload), linearize)
+    return Record(overload, batch or equal_shapes_batch(kernel), linearize)
+
+
+def with_autograd(
+    kernel: Callable[..., Any], formula: Callable[..., Tensor]
+) -> Callable[..., Any]:
+    """Return ``kernel``, or ``formula`` in its place where torch.autograd records.
+
+    For the fused kernels that torch.autograd can't differentiate.
+    """
+
+    def call(g: Tensor, x: Tensor, *args: Any) -> Any:
+        if (g.requires_grad or x.requires_grad) and torch.is_grad_enabled():
+            return formula(g, x, *args)
+        return kernel(g, x, *args)
+
+    return call
 
 
 def no_derivative(overload: OpOverload, batch: BatchRule | None = None) -> Record:
