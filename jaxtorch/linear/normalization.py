@@ -124,11 +124,11 @@ class InputDerivative(LinearOperator):
             out = out * shaped(own.weight, layout.affine)
         return own.finish(out), *stats
 
-    def apply_transpose(self, cotangent: Any) -> Tensor | None:
+    def apply_transpose(self, cotangent: Any) -> Any:
         own, layout = self.own, self.own.layout
         g, g_rstd = cotangent[0], cotangent[-1]
         g_mean = None if own.mean is None else cotangent[1]
-        total = None if g is None else own.kernel(g, [True, False, False])[0]
+        total: Any = None if g is None else own.kernel(g, [True, False, False])[0]
         if g_mean is None and g_rstd is None:
             return total
         part: Any = None

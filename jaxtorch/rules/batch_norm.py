@@ -285,22 +285,24 @@ def cudnn_decompose(
     return *outs, x.new_empty(0, dtype=torch.uint8)
 
 
+def with_training(args: tuple[Any, ...], training: bool) -> list[Any]:
+    """Insert the flag behind the weights and statistics."""
+    return [*args[:4], training, *args[4:]]
+
+
 def no_training_decompose(x: Tensor, *args: Any) -> Any:
     """Batch norm with fixed statistics."""
-    *parameters, momentum, eps = args
-    return torch.native_batch_norm(x, *parameters, False, momentum, eps)
+    return torch.native_batch_norm(x, *with_training(args, False))
 
 
 def with_update_decompose(x: Tensor, *args: Any) -> Any:
     """Batch norm in training, with a reserve."""
-    *parameters, momentum, eps = args
-    return cudnn_decompose(x, *parameters, True, momentum, eps)
+    return cudnn_decompose(x, *with_training(args, True))
 
 
 def with_update_functional_decompose(x: Tensor, *args: Any) -> Any:
     """Batch norm in training, with a reserve; the new statistics are returned."""
-    *parameters, momentum, eps = args
-    *outs, mean, var = functional_decompose(x, *parameters, True, momentum, eps)
+    *outs, mean, var = functional_decompose(x, *with_training(args, True))
     return *outs, x.new_empty(0, dtype=torch.uint8), mean, var
 
 

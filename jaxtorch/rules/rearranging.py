@@ -84,7 +84,7 @@ def as_strided_decompose(
     return x.reshape(-1).index_select(0, flat).reshape(size)
 
 
-def strided_places(size: Any, stride: Any, start: int, device: torch.device) -> Tensor:
+def strided_places(size: Any, stride: Any, start: Any, device: torch.device) -> Tensor:
     """Return the place in a storage of every element of a strided tensor."""
     places = torch.full([1] * len(size), start, device=device)
     for dim, (length, step) in enumerate(zip(size, stride, strict=True)):
