@@ -278,7 +278,7 @@ def call_batched(
         for leaf, dim in zip(leaves, dims, strict=True)
     ]
     with level:
-        wrapped = [
+        wrapped: list[Any] = [
             value if dim is None else wrap(level, value, dim)
             for value, dim in zip(values, dims, strict=True)
         ]
