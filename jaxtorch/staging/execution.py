@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from jaxtorch.staging.region import Region
 from jaxtorch.staging.rewriting import VIEWS, meta_of
 from jaxtorch.staging.tracer import take
 
@@ -71,7 +72,10 @@ def call_source(node: Any, names: dict[fx.Node, str], namespace: dict[str, Any])
     if node.target is take:
         return f"{names[node.args[0]]}[{node.args[1]}]"
     entry = entry_point(node)
-    name = entry_name(entry, node.target)
+    if isinstance(entry, Region):
+        name = f"{entry}_{node.name}"
+    else:
+        name = entry_name(entry, node.target)
     namespace.setdefault(name, entry)
     args = [source_of(a, names, namespace) for a in node.args]
     args += [f"{k}={source_of(v, names, namespace)}" for k, v in node.kwargs.items()]
@@ -104,6 +108,8 @@ def entry_point(node: Any) -> Callable[..., Any]:
     The functions of ``torch`` cost about 0.4 us less than the overloads. They are taken
     where they accept the same arguments and give the same shape and dtype.
     """
+    if isinstance(node.target, Region):
+        return node.target
     overload: OpOverload = node.target
     if overload in VIEWS:
         return torch.reshape

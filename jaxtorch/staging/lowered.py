@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jaxtorch.staging.execution import last_uses
 from jaxtorch.staging.memory import bytes_made, peak_bytes
+from jaxtorch.staging.region import Region
 from jaxtorch.staging.rewriting import meta_of
 from jaxtorch.staging.staged import Staged
 from jaxtorch.staging.tracer import take
@@ -28,7 +29,7 @@ class Lowered:
         self.staged = staged
         self.graph = staged.graph
         self.code = staged.code
-        self.flops = sum(flops_of(node) for node in staged.graph.nodes)
+        self.flops = flops_in(staged.graph)
         self.peak_bytes = peak_bytes(staged.graph)
 
     def explain(self) -> str:
@@ -73,6 +74,8 @@ def flops_of(node: fx.Node) -> int:
     """Count the flops of one call by running it on meta tensors."""
     if node.op != "call_function" or node.target is take:
         return 0
+    if isinstance(node.target, Region):
+        return node.target.flops(flops_in)
     kwargs = {k: meta_of(v) for k, v in node.kwargs.items()}
     if "device" in kwargs:
         kwargs["device"] = torch.device("meta")
@@ -82,3 +85,8 @@ def flops_of(node: fx.Node) -> int:
     with counter:
         node.target(*[meta_of(a) for a in node.args], **kwargs)
     return int(counter.get_total_flops())
+
+
+def flops_in(graph: fx.Graph) -> int:
+    """Count the flops of a graph."""
+    return sum(flops_of(node) for node in graph.nodes)

@@ -1,5 +1,7 @@
 """Memory of a graph: what lives when, the peak, and an order that lowers it."""
 
+import itertools
+
 from torch import Tensor, fx
 
 from jaxtorch.staging.tracer import take
@@ -124,7 +126,7 @@ def greedy_order(
         for node in calls
     }
     fixed = [node for node in calls if node not in movable]
-    follows = dict(zip(fixed, fixed[1:], strict=False))
+    follows = dict(itertools.pairwise(fixed))
     for node in follows.values():
         waiting[node] += 1
     ready = [node for node in calls if not waiting[node]]

@@ -6,6 +6,7 @@ from torch import fx
 
 from jaxtorch.core.primitive import Kind, primitive_of
 from jaxtorch.staging.memory import order_for_memory
+from jaxtorch.staging.region import Region
 from jaxtorch.staging.rewriting import infer_again
 from jaxtorch.staging.simplify import simplify
 from jaxtorch.staging.tracer import take
@@ -17,6 +18,8 @@ def is_pure(node: Any) -> bool:
         return False
     if node.target is take:
         return True
+    if isinstance(node.target, Region):
+        return node.target.pure
     kind = primitive_of(node.target).kind
     return kind is Kind.FUNCTIONAL or kind is Kind.VIEW
 

@@ -28,7 +28,7 @@ class Staged:
     def __init__(
         self, func: Callable[..., Any], leaves: list[Any], spec: Any, optimize: str
     ) -> None:
-        level = TraceLevel()
+        level = TraceLevel(optimize)
         with level:
             handles = [
                 level.add_input(leaf) if isinstance(leaf, Tensor) else leaf

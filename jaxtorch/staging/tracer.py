@@ -2,8 +2,9 @@
 
 The tracer is the outermost level. Its wrappers hold meta tensors, so nothing is
 computed; every call that reaches it becomes a node. A second dispatch mode, below the
-one of the transforms, hands it the calls that rules make on plain tensors. Optimizing
-and running the graph is not done here.
+one of the transforms, hands it the calls that rules make on plain tensors. A trace
+within another (the body of a loop) takes values of the levels around it as captured
+tensors. Optimizing and running the graph is not done here.
 """
 
 import traceback
@@ -17,7 +18,16 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import Self
 
-from jaxtorch.core.level import Level, Wrapper, dispatch, innermost, make_wrapper
+from jaxtorch.core.level import (
+    INDEX_KEYS,
+    STATE,
+    Level,
+    TransformMode,
+    Wrapper,
+    dispatch,
+    innermost,
+    make_wrapper,
+)
 from jaxtorch.core.primitive import Kind, Primitive, primitive_of
 from jaxtorch.errors import DataDependentError, explain
 
@@ -57,9 +67,39 @@ class TraceMode(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         with self:
-            if innermost(args) is None and innermost(tuple(kwargs.values())) is None:
+            if is_outside(self.level, args, kwargs):
                 return self.level.trace_plain(primitive_of(func), args, kwargs)
             return dispatch(func, args, kwargs)
+
+
+class NestedMode(TransformMode):
+    """The mode of the transforms within a trace that other levels are open around."""
+
+    def __init__(self, level: "TraceLevel") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.level = level
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if any_wrapper(args, kwargs) and is_outside(self.level, args, kwargs):
+            return self.level.trace_plain(primitive_of(func), args, kwargs)
+        return dispatch(func, args, kwargs)
+
+
+def is_outside(level: "TraceLevel", args: Any, kwargs: Any) -> bool:
+    """Tell whether no argument belongs to ``level`` or to a level opened within it."""
+    for group in (args, tuple(kwargs.values())):
+        found = innermost(group)
+        if found is not None and found.depth >= level.depth:
+            return False
+    return True
+
+
+def any_wrapper(args: Any, kwargs: Any) -> bool:
+    """Tell whether any argument is a wrapper of an open level."""
+    return innermost(args) is not None or innermost(tuple(kwargs.values())) is not None
 
 
 class TraceLevel(Level):
@@ -67,8 +107,9 @@ class TraceLevel(Level):
 
     transform = "jit"
 
-    def __init__(self) -> None:
+    def __init__(self, optimize: str = "full") -> None:
         super().__init__()
+        self.optimize = optimize
         self.graph = fx.Graph()
         self.captured: dict[int, tuple[Tensor, TraceTensor]] = {}
         self.inputs: list[TraceTensor] = []
@@ -77,6 +118,10 @@ class TraceLevel(Level):
     def __enter__(self) -> Self:
         self.mode.__enter__()  # type: ignore[no-untyped-call]
         super().__enter__()
+        self.outer_mode = STATE.mode
+        if self.depth > 1:
+            STATE.mode = NestedMode(self)
+            torch._C._push_on_torch_dispatch_stack(STATE.mode)
         return self
 
     def __exit__(
@@ -85,6 +130,9 @@ class TraceLevel(Level):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if STATE.mode is not self.outer_mode:
+            torch._C._pop_torch_dispatch_stack(None)
+            STATE.mode = self.outer_mode
         super().__exit__(kind, error, trace)
         self.mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
@@ -116,6 +164,8 @@ class TraceLevel(Level):
         """Make the handle of a node."""
         node.meta["val"] = value
         node.meta["device"] = device
+        index = not value.shape and not value.dtype.is_floating_point
+        keys = (False, False, None, False, False, INDEX_KEYS) if index else ()
         out: TraceTensor = make_wrapper(
             TraceTensor,
             value.shape,
@@ -125,6 +175,7 @@ class TraceLevel(Level):
             value.dtype,
             torch.strided,
             device,
+            *keys,
         )
         out.level = self
         out.value = value
@@ -145,7 +196,7 @@ class TraceLevel(Level):
 
     def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
         overload = primitive.overload
-        self.refuse_data_dependence(overload)
+        self.refuse_data_dependence(overload, args)
         if primitive.record is not None and primitive.record.decompose is not None:
             return primitive.record.decompose(*args, **kwargs)
         out = overload.decompose(*args, **kwargs)
@@ -175,7 +226,8 @@ class TraceLevel(Level):
         nodes: list[Any] = []
         for arg in args:
             if isinstance(arg, Tensor):
-                handle = arg if type(arg) is TraceTensor else self.capture(arg)
+                own = type(arg) is TraceTensor and arg.level is self
+                handle = arg if own else self.capture(arg)
                 devices.append(handle.device)
                 values.append(handle.value)
                 nodes.append(handle.node)
@@ -204,10 +256,10 @@ class TraceLevel(Level):
             return wrapped if isinstance(out, list) else tuple(wrapped)
         return out
 
-    def refuse_data_dependence(self, overload: OpOverload) -> None:
+    def refuse_data_dependence(self, overload: OpOverload, args: Any) -> None:
         """Raise for an operation whose result can't be known before the values are."""
         tags = overload.tags
-        if not tags:
+        if not tags or (overload is aten.index.Tensor and not any_mask(args[1])):
             return
         if (
             torch.Tag.data_dependent_output in tags
@@ -228,6 +280,12 @@ class TraceLevel(Level):
 def take(outputs: Sequence[Any], index: int) -> Any:
     """Return one output of a node that has several."""
     return outputs[index]
+
+
+def any_mask(indices: Sequence[Tensor | None]) -> bool:
+    """Tell whether any index selects by truth, so that the values decide the shape."""
+    masks = (torch.bool, torch.uint8)
+    return any(index is not None and index.dtype in masks for index in indices)
 
 
 def to_meta(tensor: Tensor) -> Tensor:
