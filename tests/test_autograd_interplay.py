@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -331,3 +332,55 @@ def test_in_place_on_a_fresh_tensor_with_a_captured_parameter() -> None:
 
     factor = torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64)
     same_gradients(lambda: vmap(func)(x), lambda: torch.outer(x, w) * factor, w)
+
+
+def inner_slope(create_graph: bool) -> Function:
+    """Return a function that differentiates by torch.autograd inside."""
+
+    def func(x: Tensor) -> Tensor:
+        y = x.clone().requires_grad_()
+        out = (y.sin() * x).sum()
+        return torch.autograd.grad(out, y, create_graph=create_graph)[0]
+
+    return func
+
+
+def test_torch_autograd_inside_a_transform() -> None:
+    x = torch.randn(4, 3, dtype=torch.float64)
+    slope, expected = inner_slope(True), x.cos() * x
+    second = x.cos() - x.sin() * x
+    assert_close(vmap(slope)(x), expected)
+    assert_close(vmap(inner_slope(False))(x), expected)
+    assert_close(grad(lambda x: slope(x).sum())(x), second)
+    assert_close(vmap(grad(lambda x: slope(x).sum()))(x), second)
+    assert_close(jvp(slope, (x,), (x,))[1], second * x)
+    assert_close(vmap(jacrev(slope))(x), torch.diag_embed(second))
+
+
+def test_torch_autograd_inside_without_create_graph_is_a_constant() -> None:
+    x = torch.randn(3, dtype=torch.float64)
+    func = lambda x: (inner_slope(False)(x) * x).sum()  # noqa: E731
+    assert_close(grad(func)(x), x.cos() * x)
+
+
+def test_checkpoint_inside_a_transform() -> None:
+    x = torch.randn(2, 3, dtype=torch.float64)
+
+    def func(x: Tensor) -> Tensor:
+        own = lambda y: y.sin().exp().sum()  # noqa: E731
+        return torch.utils.checkpoint.checkpoint(own, x, use_reentrant=False)
+
+    assert_close(grad(func)(x), x.sin().exp() * x.cos())
+    assert_close(vmap(grad(func))(x), x.sin().exp() * x.cos())
+
+
+def test_module_made_inside() -> None:
+    def func(x: Tensor) -> Tensor:
+        module = nn.Linear(3, 2)
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+        return module(x).sum()
+
+    assert_close(grad(func)(torch.ones(3)), torch.full((3,), 2.0))
+    mapped = vmap(func, randomness="different")(torch.ones(2, 3))
+    assert_close(mapped.detach(), torch.full((2,), 6.0))

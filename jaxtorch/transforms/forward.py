@@ -106,7 +106,9 @@ def match_tangents(
         )
     leaves, spec = pytree.flatten_args(primals)
     flat, own = pytree.flatten_args(tangents) if type(tangents) is tuple else ([], None)
-    if len(flat) != len(leaves) or own != spec:
+    if len(flat) != len(leaves) or (
+        own != spec and pytree.flatten(primals)[1] != pytree.flatten(tangents)[1]
+    ):
         raise UsageError(
             explain(
                 where,
