@@ -4,6 +4,7 @@ Every value is released after its last use. The generated source is kept for rea
 """
 
 from collections.abc import Callable
+from operator import getitem
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from torch._ops import OpOverload
 
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.rewriting import VIEWS, meta_of
-from jaxtorch.staging.tracer import take
 
 
 class Program:
@@ -69,7 +69,7 @@ def last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
 
 def call_source(node: Any, names: dict[fx.Node, str], namespace: dict[str, Any]) -> str:
     """Return the source of one call."""
-    if node.target is take:
+    if node.target is getitem:
         return f"{names[node.args[0]]}[{node.args[1]}]"
     entry = entry_point(node)
     if isinstance(entry, Region):

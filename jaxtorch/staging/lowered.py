@@ -1,5 +1,6 @@
 """What can be read off a staged function: source, flops, bytes, peak memory."""
 
+from operator import getitem
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from jaxtorch.staging.memory import bytes_made, peak_bytes
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.rewriting import meta_of
 from jaxtorch.staging.staged import Staged
-from jaxtorch.staging.tracer import take
 
 
 class Lowered:
@@ -37,7 +37,7 @@ class Lowered:
         freed = last_uses(self.graph)
         rows = [("op", "result", "flops", "bytes", "freed after")]
         for node in self.graph.nodes:
-            if node.op != "call_function" or node.target is take:
+            if node.op != "call_function" or node.target is getitem:
                 continue
             rows.append(
                 (
@@ -72,7 +72,7 @@ def describe(value: Any) -> str:
 
 def flops_of(node: fx.Node) -> int:
     """Count the flops of one call by running it on meta tensors."""
-    if node.op != "call_function" or node.target is take:
+    if node.op != "call_function" or node.target is getitem:
         return 0
     if isinstance(node.target, Region):
         return node.target.flops(flops_in)

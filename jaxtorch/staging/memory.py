@@ -1,10 +1,9 @@
 """Memory of a graph: what lives when, the peak, and an order that lowers it."""
 
 import itertools
+from operator import getitem
 
 from torch import Tensor, fx
-
-from jaxtorch.staging.tracer import take
 
 
 def storages(node: fx.Node) -> dict[int, int]:
@@ -148,6 +147,6 @@ def greedy_order(
 
 def cost_of(live: Live, node: fx.Node) -> int:
     """Return how many bytes more are held after a call; picking an output is free."""
-    if node.target is take:
+    if node.target is getitem:
         return -(1 << 62)
     return live.makes(node) - live.frees(node)

@@ -1,5 +1,6 @@
 """Graph-to-graph passes that are always right: dead code and common subexpressions."""
 
+from operator import getitem
 from typing import Any
 
 from torch import fx
@@ -9,14 +10,13 @@ from jaxtorch.staging.memory import order_for_memory
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.rewriting import infer_again
 from jaxtorch.staging.simplify import simplify
-from jaxtorch.staging.tracer import take
 
 
 def is_pure(node: Any) -> bool:
     """Tell whether a node may be dropped, merged or moved."""
     if node.op != "call_function":
         return False
-    if node.target is take:
+    if node.target is getitem:
         return True
     if isinstance(node.target, Region):
         return node.target.pure

@@ -9,6 +9,7 @@ tensors. Optimizing and running the graph is not done here.
 
 import traceback
 from collections.abc import Sequence
+from operator import getitem
 from types import TracebackType
 from typing import Any
 
@@ -248,7 +249,7 @@ class TraceLevel(Level):
             node.meta["val"] = tuple(out)
             node.meta["device"] = device
             wrapped = [
-                self.wrap_output(o, self.graph.call_function(take, (node, i)), device)
+                self.wrap_output(o, self.graph.call_function(getitem, (node, i)), device)
                 if isinstance(o, Tensor)
                 else o
                 for i, o in enumerate(out)
@@ -275,11 +276,6 @@ class TraceLevel(Level):
                     f"at {user_line()}",
                 )
             )
-
-
-def take(outputs: Sequence[Any], index: int) -> Any:
-    """Return one output of a node that has several."""
-    return outputs[index]
 
 
 def any_mask(indices: Sequence[Tensor | None]) -> bool:
