@@ -12,7 +12,7 @@ torch.set_num_threads(1)
 # PyTorch's operator database warns while it is imported.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import torch.testing._internal.common_methods_invocations  # noqa: F401
+    import torch.testing._internal.common_methods_invocations
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -68,9 +68,7 @@ def oracle(func: Callable[..., Any], *args: Any) -> Any:
 def random_like(tensors: Sequence[Tensor], seed: int) -> Tensors:
     """Draw a direction for each tensor."""
     made = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(t.shape, dtype=t.dtype, generator=made) for t in tensors
-    ]
+    return [torch.randn(t.shape, dtype=t.dtype, generator=made) for t in tensors]
 
 
 def inner(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
@@ -125,9 +123,7 @@ def autograd_vjp(
     if not create_graph:
         inputs = [x.detach().clone().requires_grad_() for x in inputs]
     outs = func(*inputs)
-    pairs = [
-        (o, c) for o, c in zip(outs, cotangents, strict=True) if o.requires_grad
-    ]
+    pairs = [(o, c) for o, c in zip(outs, cotangents, strict=True) if o.requires_grad]
     if not pairs:
         return [torch.zeros_like(x) for x in inputs]
     return list(
@@ -146,7 +142,9 @@ def our_vjp(func: Any, inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -
     return list(jaxtorch.vjp(func, *inputs)[1](list(cotangents)))
 
 
-def shifted(inputs: Sequence[Tensor], directions: Sequence[Tensor], h: float) -> Tensors:
+def shifted(
+    inputs: Sequence[Tensor], directions: Sequence[Tensor], h: float
+) -> Tensors:
     """Return ``inputs + h * directions``."""
     return [x + h * d for x, d in zip(inputs, directions, strict=True)]
 
@@ -188,15 +186,15 @@ def batches(case: Case) -> list[tuple[str, Tensors, list[int | None]]]:
         ways += [("last", [count - 1], 0), ("all at 0", range(count), 0)]
     out = []
     for name, places, dim in ways:
-        args = [
-            stack(c, dim) if i in places else c[0] for i, c in enumerate(columns)
-        ]
+        args = [stack(c, dim) if i in places else c[0] for i, c in enumerate(columns)]
         dims = [dim if i in places else None for i in range(count)]
         out.append((name, args, dims))
     return out
 
 
-def example_of(args: Sequence[Tensor], dims: Sequence[int | None], index: int) -> Tensors:
+def example_of(
+    args: Sequence[Tensor], dims: Sequence[int | None], index: int
+) -> Tensors:
     """Return example ``index`` of batched arguments."""
     return [
         a if d is None else a.select(d, index) for a, d in zip(args, dims, strict=True)
@@ -251,9 +249,15 @@ def law_rule(case: Case) -> None:
 
 def law_sizes(case: Case) -> None:
     """``vmap`` works for batches of one example and of none."""
-    for name, args, dims in batches(case)[1:2]:
-        one = [a if d is None else a.narrow(d, 0, 1) for a, d in zip(args, dims)]
-        none = [a if d is None else a.narrow(d, 0, 0) for a, d in zip(args, dims)]
+    for _name, args, dims in batches(case)[1:2]:
+        one = [
+            a if d is None else a.narrow(d, 0, 1)
+            for a, d in zip(args, dims, strict=True)
+        ]
+        none = [
+            a if d is None else a.narrow(d, 0, 0)
+            for a, d in zip(args, dims, strict=True)
+        ]
         expected = oracle(loop, case.func, one, dims)
         close(mapped(case, case.func, dims)(*one), expected)
         empty = mapped(case, case.func, dims)(*none)
@@ -323,7 +327,7 @@ def autograd_hessian(
         leaves = [x.detach().clone().requires_grad_() for x in inputs]
         pulled = autograd_vjp(func, leaves, cotangents, create_graph=True)
         return autograd_vjp(
-            lambda *_: [p for p in pulled], leaves, tangents, create_graph=True
+            lambda *_: list(pulled), leaves, tangents, create_graph=True
         )
     except (RuntimeError, NotImplementedError):
         slopes, smooth = smooth_slope(
@@ -400,7 +404,9 @@ def compare_mapped(case: Case, ours: Any, theirs: Any, cotangents: bool) -> None
         keep = [float(like.any()) for like in likes]
     seen = False
     for name, args, dims in batches(case)[:3]:
-        size = next(a.shape[d] for a, d in zip(args, dims) if d is not None)
+        size = next(
+            a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None
+        )
         extra = random_like([like.expand(size, *like.shape) for like in likes], 9)
         extra = [e * k for e, k in zip(extra, keep, strict=True)]
         full, full_dims = [*args, *extra], [*dims, *[0] * len(extra)]

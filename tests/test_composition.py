@@ -234,9 +234,9 @@ def test_laplacian_three_ways() -> None:
     trace = hessian(func)(x).trace()
     eye = torch.eye(4, dtype=DOUBLE)
     forward = vmap(lambda v: v @ jvp(grad(func), (x,), (v,))[1])(eye).sum()
-    taylor = vmap(
-        lambda v: jvp(lambda y: jvp(func, (y,), (v,))[1], (x,), (v,))[1]
-    )(eye).sum()
+    taylor = vmap(lambda v: jvp(lambda y: jvp(func, (y,), (v,))[1], (x,), (v,))[1])(
+        eye
+    ).sum()
     assert_close(forward, trace)
     assert_close(taylor, trace)
 

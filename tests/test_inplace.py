@@ -247,7 +247,9 @@ def test_write_into_a_view_of_a_mapped_input_is_seen_by_the_caller() -> None:
 
 
 @pytest.mark.parametrize("transform", ["vjp", "jvp", "grad"])
-def test_write_into_an_input_of_a_derivative_is_seen_by_the_caller(transform: str) -> None:
+def test_write_into_an_input_of_a_derivative_is_seen_by_the_caller(
+    transform: str,
+) -> None:
     x = torch.ones(3)
     func = lambda a: (a.mul_(2) * 3).sum()  # noqa: E731
     if transform == "vjp":

@@ -153,7 +153,8 @@ def test_second_derivatives_of_a_vector(second: Any) -> None:
     x = torch.randn(2, dtype=torch.float64)
     func = lambda x: torch.stack([x.prod(), x[0] ** 3, x.sin().sum()])  # noqa: E731
     rows = [
-        torch.autograd.functional.hessian(lambda x, i=i: func(x)[i], x) for i in range(3)
+        torch.autograd.functional.hessian(lambda x, i=i: func(x)[i], x)
+        for i in range(3)
     ]
     assert_close(second(func)(x), torch.stack(rows))
 

@@ -48,7 +48,12 @@ def test_equals_eager(name, optimize):
 
 @pytest.mark.parametrize(
     "transform",
-    [jaxtorch.grad, jaxtorch.hessian, lambda f: jit(f), lambda f: jit(jaxtorch.grad(f))],
+    [
+        jaxtorch.grad,
+        jaxtorch.hessian,
+        lambda f: jit(f),
+        lambda f: jit(jaxtorch.grad(f)),
+    ],
 )
 def test_transforms_see_through(transform):
     torch.testing.assert_close(transform(jit(energy))(X[0]), transform(energy)(X[0]))
@@ -108,7 +113,9 @@ def test_torch_autograd_outside_to_second_order():
     staged = jit(loss)
     for func in (staged, loss):
         grads = torch.autograd.grad(func(x), (weight, x), create_graph=True)
-        second = torch.autograd.grad(grads[0].pow(2).sum() + grads[1].sum(), (weight, x))
+        second = torch.autograd.grad(
+            grads[0].pow(2).sum() + grads[1].sum(), (weight, x)
+        )
         if func is staged:
             expected = grads, second
     torch.testing.assert_close(expected, (grads, second))

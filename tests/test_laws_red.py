@@ -146,7 +146,7 @@ def with_record(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]
         wrong = primitive.Primitive(record.overload, record)
         monkeypatch.setitem(primitive.PRIMITIVES, record.overload, wrong)
 
-    yield put
+    return put
 
 
 @pytest.mark.parametrize("law", LAWS)

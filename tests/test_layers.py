@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "rules": {"rules", "linear", "kernels"},
     "linear": {"linear"},
     "kernels": {"kernels"},
-    **{leaf: LEAVES for leaf in LEAVES},
+    **dict.fromkeys(LEAVES, LEAVES),
 }
 LOOK_UP = {"jaxtorch.rules.table", "jaxtorch.rules.record"}
 FORBIDDEN = ("torch.func", "functorch", "torch._functorch")

@@ -30,7 +30,10 @@ def test_dims_for_each_argument(in_dims: tuple[int | None, int | None]) -> None:
     x, y = torch.randn(3, 3), torch.randn(3, 3)
     out = vmap(lambda a, b: a * b.sum(), in_dims=in_dims)(x, y)
     examples = [
-        [x if d is None else x.select(d, i) for x, d in zip((x, y), in_dims)]
+        [
+            x if d is None else x.select(d, i)
+            for x, d in zip((x, y), in_dims, strict=True)
+        ]
         for i in range(3)
     ]
     assert_close(out, torch.stack([a * b.sum() for a, b in examples]))

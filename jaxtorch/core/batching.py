@@ -88,7 +88,14 @@ def wrap(level: "BatchLevel", value: Tensor, batch_dim: int | None) -> BatchTens
     out: BatchTensor
     if shape or batch_dim is None or value.dtype.is_floating_point:
         out = make_wrapper(
-            BatchTensor, shape, stride, 0, None, value.dtype, torch.strided, value.device
+            BatchTensor,
+            shape,
+            stride,
+            0,
+            None,
+            value.dtype,
+            torch.strided,
+            value.device,
         )
     else:
         out = make_index(BatchTensor, value)
@@ -101,7 +108,10 @@ def wrap(level: "BatchLevel", value: Tensor, batch_dim: int | None) -> BatchTens
 
 def constant_rule(primitive: Primitive) -> Any:
     """Return the rule for arguments of which none is batched: the overload itself."""
-    return lambda size, dims, *args, **kwargs: (primitive.overload(*args, **kwargs), None)
+    return lambda size, dims, *args, **kwargs: (
+        primitive.overload(*args, **kwargs),
+        None,
+    )
 
 
 class BatchLevel(Level):
@@ -109,7 +119,9 @@ class BatchLevel(Level):
 
     transform = "vmap"
 
-    def __init__(self, size: int, randomness: str = "error", strict: bool = False):
+    def __init__(
+        self, size: int, randomness: str = "error", strict: bool = False
+    ) -> None:
         self.size = size
         self.randomness = randomness
         self.strict = strict
@@ -247,8 +259,6 @@ class BatchLevel(Level):
         if isinstance(out, (list, tuple)):
             if not isinstance(dims, (list, tuple)):
                 dims = [dims] * len(out)
-            wrapped = [
-                self.wrap_output(o, d) for o, d in zip(out, dims, strict=True)
-            ]
+            wrapped = [self.wrap_output(o, d) for o, d in zip(out, dims, strict=True)]
             return wrapped if isinstance(out, list) else tuple(wrapped)
         return out

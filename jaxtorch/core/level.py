@@ -231,7 +231,7 @@ class Below:
         if self.pushed:
             torch._C._push_on_torch_dispatch_stack(STATE.mode)
 
-    def __exit__(self, *unused: Any) -> None:
+    def __exit__(self, *unused: object) -> None:
         if self.pushed:
             torch._C._pop_torch_dispatch_stack(None)
         STATE.levels = self.kept
@@ -249,7 +249,7 @@ class Paused:
     def __enter__(self) -> None:
         torch._C._pop_torch_dispatch_stack(None)
 
-    def __exit__(self, *unused: Any) -> None:
+    def __exit__(self, *unused: object) -> None:
         torch._C._push_on_torch_dispatch_stack(STATE.mode)
 
 

@@ -8,6 +8,7 @@ outputs to the inputs, ``push_forward`` carries tangents from the inputs to the 
 import heapq
 import itertools
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class TapeTensor(Wrapper):
     __slots__ = ("node", "index")
 
     node: Node | None
-    index: int | None
+    index: int | None  # type: ignore[assignment]
 
     def rebind(self, other: Self) -> None:
         self.value = other.value
@@ -68,7 +69,9 @@ class TapeTensor(Wrapper):
         value = keep_derivatives(self.value, value)
         return wrap(self.level, value, self.node, self.index)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(  # type: ignore[override]
+        self, *, tensor_contents: Any = None
+    ) -> str:
         return f"TapeTensor({self.value})"
 
 
@@ -111,8 +114,13 @@ class ReverseLevel(Level):
             torch._C._set_grad_enabled(True)
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
         if torch.is_grad_enabled() is not self.outer_grad_mode:
             torch._C._set_grad_enabled(self.outer_grad_mode)
 
@@ -269,7 +277,7 @@ def accumulate(
     cotangent: Tensor,
 ) -> None:
     """Add a cotangent to what has arrived at ``node``; queue it at its first one."""
-    own = pending.get(node)
+    own: Any = pending.get(node)
     if own is None:
         if node.edges is not LEAF:
             heapq.heappush(queue, (-node.order, node))

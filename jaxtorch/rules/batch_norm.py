@@ -75,7 +75,10 @@ def no_stats_batch(
     if dims[0] is None:
         out, mean, rstd = without_stats(x, None, None, training, momentum, eps)
         along = along_channels(x, x.shape[1])
-        for parameter, dim, call in ((weight, dims[1], torch.mul), (bias, dims[2], torch.add)):
+        for parameter, dim, call in (
+            (weight, dims[1], torch.mul),
+            (bias, dims[2], torch.add),
+        ):
             if parameter is not None:
                 lead = [] if dim is None else [size]
                 parameter = parameter if dim is None else to_front(parameter, dim)

@@ -281,9 +281,11 @@ def linear_batch(
     if dims[1] is None and bias_dim is None:
         return torch.nn.functional.linear(to_front(x, dims[0]), weight, bias), 0
     flipped = weight.mT if dims[1] is None else to_front(weight, dims[1]).mT
-    out, out_dim = matmul_batch(
-        size, (dims[0], None if dims[1] is None else 0), x, flipped
-    ) if dims[0] is not None or dims[1] is not None else (torch.matmul(x, flipped), None)
+    out, out_dim = (
+        matmul_batch(size, (dims[0], None if dims[1] is None else 0), x, flipped)
+        if dims[0] is not None or dims[1] is not None
+        else (torch.matmul(x, flipped), None)
+    )
     if bias is None:
         return out, out_dim
     if bias_dim is None:

@@ -212,9 +212,7 @@ def sweep(emit: Tensor, start: Tensor, skip: Tensor) -> list[Tensor]:
     return alphas
 
 
-def sweep_back(
-    emit: Tensor, last: Tensor, skip: Tensor, times: Any
-) -> list[Tensor]:
+def sweep_back(emit: Tensor, last: Tensor, skip: Tensor, times: Any) -> list[Tensor]:
     """Return the log probabilities of each state with all after it, per time."""
     ends = torch.tensor(times, device=emit.device).unsqueeze(1) - 1
     steps = emit.shape[0]

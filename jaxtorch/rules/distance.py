@@ -16,9 +16,7 @@ forward = aten._cdist_forward.default
 backward = aten._cdist_backward.default
 
 
-def cdist_batch(
-    size: int, dims: Any, x: Tensor, y: Tensor, p: float, mode: Any
-) -> Any:
+def cdist_batch(size: int, dims: Any, x: Tensor, y: Tensor, p: float, mode: Any) -> Any:
     """The kernel broadcasts leading dims; the batch dim is the first of them."""
     rank = max(rank_of(x, dims[0]), rank_of(y, dims[1]))
     if dims[0] is not None:

@@ -41,7 +41,11 @@ def elementwise_loss(overload: OpOverload, *scales: Scale, extra: Any = ()) -> R
             return args[:count], args[count], args[count + 1 :]
         tensors = (*args[:count], *[None] * (count - given))
         reduction = args[count] if given > count else MEAN
-        return tensors, reduction, (*args[count + 1 :], *extra[max(given - count - 1, 0) :])
+        return (
+            tensors,
+            reduction,
+            (*args[count + 1 :], *extra[max(given - count - 1, 0) :]),
+        )
 
     def batch(size: int, dims: Any, *args: Any) -> Any:
         tensors, reduction, rest = split(args)

@@ -138,9 +138,7 @@ def layer_norm_backward_batch(
             weight = None
         dense = [t.contiguous() for t in (h, x, mean, rstd)]
         only = [True, False, False]
-        dx = layer_norm_backward(
-            *dense[:2], shape, *dense[2:], weight, None, only
-        )[0]
+        dx = layer_norm_backward(*dense[:2], shape, *dense[2:], weight, None, only)[0]
     if mask[1]:
         product = g * ((x - mean) * rstd)
         dw = torch.sum(product, lead) if lead else product

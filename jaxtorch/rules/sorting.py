@@ -9,8 +9,8 @@ from torch._ops import OpOverload
 from jaxtorch.errors import DataDependentError, explain
 from jaxtorch.linear.gather import Gather
 from jaxtorch.linear.operator import Output
-from jaxtorch.linear.reduction import ReducedElementwise
 from jaxtorch.linear.pick import Pick
+from jaxtorch.linear.reduction import ReducedElementwise
 from jaxtorch.rules.batching import batched_at_front, entry_point, rank_of, to_front
 from jaxtorch.rules.makers import zero_derivative
 from jaxtorch.rules.record import BatchRule, Record

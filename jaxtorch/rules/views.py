@@ -209,9 +209,7 @@ def diagonal_linearize(
     """The transpose puts the diagonal into zeros."""
     args = (offset, dim1, dim2)
     return torch.diagonal(x, *args), (
-        Reindex(
-            torch.diagonal, args, aten.diagonal_backward.default, (x.shape, *args)
-        ),
+        Reindex(torch.diagonal, args, aten.diagonal_backward.default, (x.shape, *args)),
     )
 
 

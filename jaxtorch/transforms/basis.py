@@ -29,9 +29,10 @@ def map_basis(
         if len(like) == 1:
             return [out.unsqueeze(0) for out in linear(filled(like[0], 1))]
     if chunk_size == 1 and total > 0:
-        rows = []
-        for index in range(total):
-            rows.append(linear(*(b[0] for b in basis_rows(like, index, 1, total))))
+        rows = [
+            linear(*(b[0] for b in basis_rows(like, index, 1, total)))
+            for index in range(total)
+        ]
         return [torch.stack(list(column)) for column in zip(*rows, strict=True)]
     mapped = vmap(linear, randomness=randomness)
     size = total if chunk_size is None or chunk_size > total else chunk_size

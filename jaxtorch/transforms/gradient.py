@@ -109,7 +109,6 @@ def differentiate(
     func: Callable[..., Any], argnums: Argnums, has_aux: bool, transform: str
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, Tensor, Any]]:
     """Return ``(args, kwargs) -> (gradient, value, aux)``."""
-
     where = Where(transform, func)
     several = isinstance(argnums, tuple)
 
