@@ -154,6 +154,11 @@ class PutAt(LinearOperator):
 
     def apply_transpose(self, cotangent: Tensor) -> Tensor:
         indices = self.indices
+        place = lone_mask(indices)
+        if place is not None:
+            behind = cotangent.dim() - place - indices[place].dim()
+            if is_shared(self.in_shape, behind):
+                return self.sum_of_masked(cotangent, place, behind)
         read = torch.ops.aten.index.Tensor
         pulled = read(cotangent, indices)
         if not self.accumulate and may_repeat(indices):
@@ -165,6 +170,26 @@ class PutAt(LinearOperator):
             lost = read(writer, indices) != order
             pulled = torch.masked_fill(pulled, lost, 0)
         return sum_to(pulled, self.in_shape)
+
+    def sum_of_masked(self, cotangent: Tensor, place: int, behind: int) -> Tensor:
+        """Sum what a mask selects, of a shape that does not depend on the mask."""
+        mask = self.indices[place]
+        wide = torch.logical_not(mask).reshape(*mask.shape, *[1] * behind)
+        kept = torch.masked_fill(cotangent, wide, 0)
+        before, after = kept.shape[:place], kept.shape[place + mask.dim() :]
+        total = kept.reshape(*before, mask.numel(), *after).sum(place, keepdim=True)
+        return sum_to(total, self.in_shape)
+
+
+def lone_mask(indices: Sequence[Any]) -> int | None:
+    """Return the place of a mask that is the only index, or None."""
+    places = [p for p, index in enumerate(indices) if index is not None]
+    return places[0] if len(places) == 1 and is_mask(indices[places[0]]) else None
+
+
+def is_shared(shape: torch.Size, behind: int) -> bool:
+    """Tell whether values have one entry for all that a mask selects."""
+    return len(shape) <= behind or shape[-1 - behind] == 1
 
 
 def may_repeat(indices: Sequence[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Counting and membership: bincount, histc, histogram, isin, repeat_interleave."""
+"""Counting and membership: bincount, histc, isin, repeat_interleave."""
 
 from typing import Any
 
@@ -93,7 +93,7 @@ def repeat_interleave_decompose(
     return torch.cumsum(marks, 0).narrow(0, 0, output_size).to(repeats.dtype)
 
 
-def undifferentiable(overload: Any, decompose: Any = None) -> Record:
+def undifferentiable(overload: Any, decompose: Any) -> Record:
     """Make the record of an op whose derivative is zero."""
     return Record(overload, linearize=zero_derivative(overload), decompose=decompose)
 
@@ -101,11 +101,6 @@ def undifferentiable(overload: Any, decompose: Any = None) -> Record:
 RECORDS = (
     Record(aten.bincount.default, bincount_batch, bincount_linearize),
     undifferentiable(aten.histc.default, histc_decompose),
-    undifferentiable(aten.histogram.bins_tensor),
-    undifferentiable(aten.histogram.bin_ct),
-    undifferentiable(aten._histogramdd_bin_edges.default),
-    undifferentiable(aten._histogramdd_from_bin_cts.default),
-    undifferentiable(aten._histogramdd_from_bin_tensors.default),
     undifferentiable(aten.isin.Tensor_Tensor, isin_decompose),
     undifferentiable(aten.isin.Tensor_Scalar, isin_decompose),
     undifferentiable(aten.isin.Scalar_Tensor, isin_decompose),

@@ -207,13 +207,19 @@ def rrelu_share(
     training: bool = False,
     generator: Any = None,
 ) -> Any:
-    """Draw one slope for each element of an example; all examples share it."""
+    """Draw slopes once: the n-th element below zero of every example has the n-th."""
     x = batched_at_front(x, dims[0], size)
     if not training:
         slope = (lower + upper) / 2
         return (torch.where(x <= 0, x * slope, x), noise), (0, dims[1])
-    drawn = aten.uniform.default(x.new_empty(x.shape[1:]), lower, upper)
-    noise = torch.where(x <= 0, drawn, drawn.new_ones(()))
+    count = x.shape[1:].numel()
+    drawn = aten.uniform.default(
+        x.new_empty(count, dtype=torch.float64), lower, upper, generator=generator
+    )
+    below = (x <= 0).reshape(size, count)
+    order = torch.clamp(torch.cumsum(below, 1) - 1, min=0)
+    slopes = aten.index.Tensor(drawn.to(x.dtype), [order])
+    noise = torch.where(below, slopes, slopes.new_ones(())).reshape(x.shape)
     return (x * noise, noise), 0
 
 
@@ -238,46 +244,38 @@ def rrelu_linearize(
     return out, (Output(operator, 0, 2), Zero())
 
 
+def variants(name: str, *overloads: str) -> list[OpOverload]:
+    """Return the overloads of an operator that this version of PyTorch has."""
+    packet = getattr(aten, name)
+    return [getattr(packet, o) for o in overloads if o in packet.overloads()]
+
+
 FACTORIES = (
-    aten.rand.default,
-    aten.rand.generator,
-    aten.randn.default,
-    aten.randn.generator,
-    aten.randint.default,
-    aten.randint.generator,
-    aten.randint.low,
-    aten.randint.low_generator,
-    aten.normal.float_float,
+    *variants("rand", "default", "generator"),
+    *variants("randn", "default", "generator"),
+    *variants("randint", "default", "generator", "low", "low_generator"),
+    *variants("normal", "float_float"),
 )
 FILLS = (
-    aten.rand_like.default,
-    aten.rand_like.generator,
-    aten.randn_like.default,
-    aten.randn_like.generator,
-    aten.randint_like.default,
-    aten.randint_like.generator,
-    aten.randint_like.low_dtype,
-    aten.randint_like.low_generator_dtype,
-    aten.bernoulli.p,
-    aten.normal_functional.default,
-    aten.uniform.default,
-    aten.exponential.default,
-    aten.cauchy.default,
-    aten.log_normal.default,
-    aten.geometric.default,
-    aten.random.default,
-    getattr(aten.random, "from"),
-    aten.random.to,
+    *variants("rand_like", "default", "generator"),
+    *variants("randn_like", "default", "generator"),
+    *variants("randint_like", "default", "generator"),
+    *variants("randint_like", "low_dtype", "low_generator_dtype"),
+    *variants("bernoulli", "p"),
+    *variants("normal_functional", "default"),
+    *variants("uniform", "default"),
+    *variants("exponential", "default"),
+    *variants("cauchy", "default"),
+    *variants("log_normal", "default"),
+    *variants("geometric", "default"),
+    *variants("random", "default", "from", "to"),
 )
 DRAWS = (
-    aten.bernoulli.default,
-    aten.normal.Tensor_float,
-    aten.normal.float_Tensor,
-    aten.normal.Tensor_Tensor,
-    aten.randint_like.Tensor,
-    aten.randint_like.Tensor_generator,
-    aten.poisson.default,
-    aten.binomial.default,
+    *variants("bernoulli", "default"),
+    *variants("normal", "Tensor_float", "float_Tensor", "Tensor_Tensor"),
+    *variants("randint_like", "Tensor", "Tensor_generator"),
+    *variants("poisson", "default"),
+    *variants("binomial", "default"),
 )
 RECORDS = (
     *(factory(overload) for overload in FACTORIES),
