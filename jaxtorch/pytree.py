@@ -56,5 +56,5 @@ def paths(tree: Any, root: str) -> list[str]:
 
 
 def broadcast_prefix(prefix: Any, spec: TreeSpec) -> list[Any] | None:
-    """Repeat each leaf of ``prefix`` for the leaves below it; None if it is no prefix."""
+    """Repeat each leaf of ``prefix`` for the leaves below it; None if not a prefix."""
     return torch_pytree._broadcast_to_and_flatten(prefix, spec)

@@ -1,4 +1,4 @@
-"""Laws that do not hold: operator, law, reason. Strict: a row that passes is an error."""
+"""Laws that do not hold: operator, law, reason. Strict: a row that passes fails."""
 
 from collections.abc import Iterable, Iterator
 

@@ -6,7 +6,8 @@ To check some operators (names of PyTorch's operator database, ``*`` allowed):
     python -m tests.laws --like softmax --laws batch,vjp --samples 6 -v
 
 prints one line per operator and one column per law: ``ok``, ``FAIL``, ``-`` where the
-law says nothing; ``-v`` prints the reason of each failure and ``-``, ``--trace`` its traceback.
+law says nothing; ``-v`` prints the reason of each failure and ``-``, ``--trace`` its
+traceback.
 ``--list WORD`` prints the names that contain WORD, ``--dtype complex128`` tries another
 dtype, ``--full`` takes all laws (the default is those marked quick).
 """
@@ -339,7 +340,7 @@ def autograd_hessian(
 
 
 def law_jvp_vjp(case: Case) -> None:
-    """``jvp(vjp)``: the derivative of a pull-back along ``(v, z)`` is ``H_w v + J^T z``."""
+    """``jvp(vjp)``: a pull-back's derivative along ``(v, z)`` is ``H_w v + J^T z``."""
     func, inputs, cotangents, tangents = second_order(case)
     hessian = oracle(autograd_hessian, func, inputs, cotangents, tangents)
     others = oracle(random_cotangents, func, inputs, 8)

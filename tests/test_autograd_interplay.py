@@ -1,4 +1,4 @@
-"""torch.autograd around the transforms: captured parameters, backward, no_grad, modes."""
+"""torch.autograd around the transforms: captured parameters, backward, no_grad."""
 
 import types
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ def leaf(*shape: int) -> Tensor:
 
 
 def same_gradients(ours: Function, plain: Function, *leaves: Tensor) -> None:
-    """Compare torch.autograd's gradients through a transform and through plain torch."""
+    """Compare torch.autograd's gradients through a transform and plain torch."""
     weights = torch.randn_like(plain())
     got = torch.autograd.grad((ours() * weights).sum(), leaves)
     expected = torch.autograd.grad((plain() * weights).sum(), leaves)
@@ -317,7 +317,9 @@ def test_vmap_over_cotangents_of_a_graph_made_outside() -> None:
 def test_integer_and_float_captured_tensors_together() -> None:
     w = leaf(5)
     index = torch.tensor([[0, 1], [4, 4]])
-    same_gradients(lambda: vmap(lambda i: w[i].prod())(index), lambda: w[index].prod(1), w)
+    same_gradients(
+        lambda: vmap(lambda i: w[i].prod())(index), lambda: w[index].prod(1), w
+    )
 
 
 def test_in_place_on_a_fresh_tensor_with_a_captured_parameter() -> None:

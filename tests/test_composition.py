@@ -1,4 +1,4 @@
-"""Transforms of transforms: third derivatives, deep nests, and no confusion of levels."""
+"""Transforms of transforms: third derivatives, deep nests, no confusion of levels."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""jacrev, jacfwd, hessian: shapes, trees, aux, chunks, dtypes; both modes beside each other."""
+"""jacrev, jacfwd, hessian: shapes, trees, aux, chunks, dtypes; one mode by the other."""
 
 import warnings
 from collections.abc import Callable

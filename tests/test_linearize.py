@@ -1,4 +1,4 @@
-"""linearize: once evaluated, often applied; the linear function under every transform."""
+"""linearize: evaluated once, applied often; the linear function in every transform."""
 
 import warnings
 from typing import Any

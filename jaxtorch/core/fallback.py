@@ -65,7 +65,7 @@ class Within(Below):
 
 
 class Open(threading.local):
-    """The table entries that are running; one that meets itself at its level has none."""
+    """The table entries that are running; one that meets itself has none."""
 
     def __init__(self) -> None:
         self.entries: set[Any] = set()

@@ -74,12 +74,12 @@ class Wrapper(Tensor):
         return self
 
     def with_value(self, value: Tensor) -> Tensor:
-        """Return ``value``, of this level or below, with the derivatives of this one."""
+        """Return ``value``, of this level or below, with this one's derivatives."""
         raise NotImplementedError
 
 
 def keep_derivatives(old: Tensor, value: Tensor) -> Tensor:
-    """Return ``value`` with the derivatives of ``old``: a write through ``detach()``."""
+    """Return ``value`` with the derivatives of ``old``: a write by ``detach()``."""
     if isinstance(old, Wrapper):
         return old.with_value(value)
     if not old.requires_grad:
@@ -273,7 +273,7 @@ def tracked_by_autograd() -> Any:
 
 
 def innermost(args: Sequence[Any]) -> Level | None:
-    """Return the innermost level among the wrappers in ``args``; refresh stale views."""
+    """Return the innermost level of the wrappers in ``args``; refresh stale views."""
     level = None
     depth = 0
     for arg in args:
@@ -332,7 +332,7 @@ def unwrap_dead(arg: Any) -> Any:
 
 
 def dispatch_plain(primitive: Primitive, args: Any, kwargs: Any) -> Any:
-    """Run a call on plain tensors; its fresh results become handles of the top level."""
+    """Run a call on plain tensors; its fresh results become the top level's handles."""
     levels = STATE.levels
     kind = primitive.kind
     if kind is Kind.RANDOM and levels:

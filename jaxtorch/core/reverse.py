@@ -145,7 +145,7 @@ class ReverseLevel(Level):
     def record(
         self, recording: bool, primitive: Primitive, args: Sequence[Any], kwargs: Any
     ) -> Any:
-        """Run a primitive and, where its inputs are on the tape, record its operators."""
+        """Run a primitive; where its inputs are on the tape, record its operators."""
         values, sources, wanted, tracked = unwrap(self, args, self.source_of)
         if kwargs:
             if recording and any(self.depends(v) for v in kwargs.values()):

@@ -1,4 +1,4 @@
-"""What the forward and the reverse interpreter share: unwrapping and running primals."""
+"""What the forward and the reverse interpreter share: unwrapping, running primals."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,1 +1,1 @@
-"""Structured linear operators: apply, transpose, compose. Nothing of the package above."""
+"""Structured linear operators: apply, transpose, compose. Nothing from above."""

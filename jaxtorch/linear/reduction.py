@@ -65,7 +65,7 @@ class ReducedElementwise(LinearOperator):
 
     ``scale`` multiplies its first argument, which broadcasts with ``x``, by the
     derivative of ``out`` with respect to each element of ``x``; it gets ``out`` with
-    the reduced dims kept. Where ``out`` is real and ``x`` complex, the real part counts.
+    the reduced dims kept. Of a complex ``x`` with a real ``out`` the real part counts.
     """
 
     __slots__ = ("scale", "x", "out", "dims", "keepdim")

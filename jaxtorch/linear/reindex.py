@@ -1,4 +1,4 @@
-"""Operators that only move elements: views, permutations, slices and their transposes."""
+"""Operators that only move elements: views, permutations, slices; their transposes."""
 
 from collections.abc import Callable
 from typing import Any

@@ -98,7 +98,7 @@ def forward_batch(overload: OpOverload) -> BatchRule:
 
 
 def backward_batch(overload: OpOverload) -> BatchRule:
-    """Fold the batch dim into the samples, after sharing out each example's cotangent."""
+    """Fold the batch dim into the samples; each example's cotangent is shared out."""
 
     def batch(
         size: int,

@@ -144,7 +144,7 @@ def dynamic_shape(overload: OpOverload) -> Record:
             explain(
                 "vmap",
                 f"the dynamic shape of {overload} differs between the examples.",
-                "call it outside of vmap, or count in a fixed range with torch.bincount "
+                "call it outside vmap, or count in a fixed range with torch.bincount "
                 "or a sum of comparisons",
             )
         )

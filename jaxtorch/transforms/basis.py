@@ -59,7 +59,7 @@ def basis_rows(
 def make_rows(
     like: Sequence[Tensor], start: int, length: int, total: int
 ) -> list[Tensor]:
-    """Return basis vectors ``start`` to ``start + length``, cut up and shaped by tensor.
+    """Return basis vectors ``start`` to ``start + length``, cut and shaped by tensor.
 
     Each result has shape ``[length, *leaf.shape]``.
     """

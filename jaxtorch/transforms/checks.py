@@ -18,7 +18,8 @@ def check_argnums(where: object, argnums: Any, count: int) -> tuple[int, ...]:
         raise UsageError(
             explain(
                 where,
-                f"argnums must be int or Tuple[int, ...], got {type(argnums).__name__}.",
+                "argnums must be int or Tuple[int, ...], got "
+                f"{type(argnums).__name__}.",
                 "pass argnums=0, or argnums=(0, 1)",
             )
         )

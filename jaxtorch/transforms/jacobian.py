@@ -188,7 +188,7 @@ def select_inputs(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[Callable[[list[Any]], Any], list[Tensor], Any]:
-    """Return ``func`` as a function of the leaves of the chosen arguments, and these."""
+    """Return ``func`` as a function of the chosen arguments' leaves, and these."""
     positions = check_argnums(where, argnums, len(args))
     wanted: Any = tuple(args[p] for p in positions)
     leaves, spec = pytree.flatten_args(wanted)

@@ -56,8 +56,8 @@ def vmap(
         ArgumentError: (a ValueError) for ``in_dims`` that do not fit the arguments,
             mapped sizes that differ, ``chunk_size`` below one.
         OutDimError: (an IndexError) for an entry of ``out_dims`` out of range.
-        RandomnessError: (a RuntimeError) for an unknown ``randomness``, and for a random
-            operation that it does not allow.
+        RandomnessError: (a RuntimeError) for an unknown ``randomness``, and for a
+            random operation that it does not allow.
 
     Example:
         >>> import torch, jaxtorch
@@ -177,12 +177,13 @@ def check_in_dims(
 
 
 def check_dim(where: object, leaf: Any, dim: Any, args: Any, index: int) -> int:
-    """Return the dim of one leaf counted from the front; refuse what can't be mapped."""
+    """Return a leaf's dim counted from the front; refuse what can't be mapped."""
     if type(dim) is not int:
         raise ArgumentError(
             explain(
                 where,
-                f"got in_dim={dim!r} for {leaf_name(args, index)}, expected int or None.",
+                f"got in_dim={dim!r} for {leaf_name(args, index)}, expected int or "
+                "None.",
                 "pass the dim to map over, or None to share the argument",
             )
         )
@@ -335,8 +336,8 @@ def unwrap_output(level: BatchLevel, where: object, leaf: Any, dim: Any) -> Any:
             raise ArgumentError(
                 explain(
                     where,
-                    "out_dims is None for an output that is batched: it differs between "
-                    "the examples.",
+                    "out_dims is None for an output that is batched: it differs "
+                    "between the examples.",
                     "pass an int as its out_dim",
                 )
             )
@@ -346,8 +347,8 @@ def unwrap_output(level: BatchLevel, where: object, leaf: Any, dim: Any) -> Any:
         raise OutDimError(
             explain(
                 where,
-                f"out_dim {dim} is out of range for an output of dimensionality {rank}: "
-                f"expected {-rank - 1} <= out_dim <= {rank}.",
+                f"out_dim {dim} is out of range for an output of dimensionality "
+                f"{rank}: expected {-rank - 1} <= out_dim <= {rank}.",
                 "pass a dim that the batched output has",
             )
         )
