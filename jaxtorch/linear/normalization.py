@@ -73,6 +73,20 @@ class Normalized:
     weight: Tensor | None
     kernel: BackwardKernel
     dtype: torch.dtype
+    wanted: list[bool]
+    pulled: list[Any] | None = None
+
+    def pull_back(self, g: Tensor, place: int) -> Any:
+        """Return the cotangent of input, weight or bias for the output's ``g``.
+
+        One call of the kernel makes all that are wanted; the others pick theirs up.
+        """
+        pulled = self.pulled
+        if pulled is None or pulled[0] is not g:
+            pulled = [g, self.kernel(g, self.wanted), sum(self.wanted)]
+        pulled[2] -= 1
+        self.pulled = pulled if pulled[2] > 0 else None
+        return pulled[1][place]
 
     def standard(self) -> Tensor:
         """Return ``(x - mean) * rstd`` in the split shape."""
@@ -128,7 +142,7 @@ class InputDerivative(LinearOperator):
         own, layout = self.own, self.own.layout
         g, g_rstd = cotangent[0], cotangent[-1]
         g_mean = None if own.mean is None else cotangent[1]
-        total: Any = None if g is None else own.kernel(g, [True, False, False])[0]
+        total = None if g is None else own.pull_back(g, 0)
         if g_mean is None and g_rstd is None:
             return total
         part: Any = None
@@ -156,9 +170,8 @@ class WeightDerivative(LinearOperator):
         return own.only_result(out)
 
     def apply_transpose(self, cotangent: Any) -> Tensor | None:
-        if cotangent[0] is None:
-            return None
-        return self.own.kernel(cotangent[0], [False, True, False])[1]  # type: ignore[no-any-return]
+        g = cotangent[0]
+        return None if g is None else self.own.pull_back(g, 1)
 
 
 class BiasDerivative(LinearOperator):
@@ -177,10 +190,12 @@ class BiasDerivative(LinearOperator):
         return self.own.only_result(out)
 
     def apply_transpose(self, cotangent: Any) -> Tensor | None:
-        if cotangent[0] is None:
+        own, g = self.own, cotangent[0]
+        if g is None:
             return None
-        layout = self.own.layout
-        total = layout.sum_affine(shaped(cotangent[0], layout.split), self.shape)
+        if sum(own.wanted) > 1:
+            return own.pull_back(g, 2)
+        total = own.layout.sum_affine(shaped(g, own.layout.split), self.shape)
         return cast_to(total, self.dtype)
 
 

@@ -104,7 +104,7 @@ def no_stats_batch(
 
 
 def training_operators(
-    x: Tensor, weight: Any, bias: Any, outs: Any, eps: float
+    wanted: Any, x: Tensor, weight: Any, bias: Any, outs: Any, eps: float
 ) -> tuple[Any, Any, Any]:
     """Return the operators from input, weight and bias with statistics of the input."""
     out, mean, rstd = outs
@@ -112,7 +112,8 @@ def training_operators(
     def kernel(g: Tensor, mask: list[bool]) -> Any:
         return backward(g, x, weight, None, None, mean, rstd, True, eps, mask)
 
-    own = Normalized(batch_layout(x), x, mean, rstd, weight, kernel, out.dtype)
+    asked = [w is not None for w in wanted[:3]]
+    own = Normalized(batch_layout(x), x, mean, rstd, weight, kernel, out.dtype, asked)
     return (
         InputDerivative(own),
         None if weight is None else WeightDerivative(own),
@@ -131,7 +132,7 @@ def no_stats_linearize(
 ) -> Any:
     """See ``InputDerivative``; the fused kernel carries cotangents back."""
     outs = without_stats(x, weight, bias, training, momentum, eps)
-    return outs, training_operators(x, weight, bias, outs, eps)
+    return outs, training_operators(wanted, x, weight, bias, outs, eps)
 
 
 def batch_norm_linearize(
@@ -149,7 +150,8 @@ def batch_norm_linearize(
     stats = (running_mean, running_var)
     outs = torch.native_batch_norm(x, weight, bias, *stats, training, momentum, eps)
     if training:
-        return outs, (*training_operators(x, weight, bias, outs, eps), ZERO, ZERO)
+        own = training_operators(wanted, x, weight, bias, outs, eps)
+        return outs, (*own, ZERO, ZERO)
     return outs, fixed_operators(x, weight, bias, *stats, eps)
 
 

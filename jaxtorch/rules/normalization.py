@@ -27,6 +27,7 @@ group_norm_backward = aten.native_group_norm_backward.default
 
 
 def operators_of(
+    wanted: list[bool],
     layout: Layout,
     x: Tensor,
     outs: Any,
@@ -35,7 +36,8 @@ def operators_of(
     kernel: BackwardKernel,
 ) -> tuple[Any, Any, Any]:
     """Return the operators from input, weight and bias to (out, mean, rstd)."""
-    own = Normalized(layout, x, outs[1], outs[2], weight, kernel, outs[0].dtype)
+    out, mean, rstd = outs
+    own = Normalized(layout, x, mean, rstd, weight, kernel, out.dtype, wanted)
     return (
         InputDerivative(own),
         None if weight is None else WeightDerivative(own),
@@ -106,8 +108,9 @@ def layer_norm_linearize(
     def kernel(g: Tensor, mask: list[bool]) -> Any:
         return layer_norm_backward(g, x, shape, mean, rstd, weight, bias, mask)
 
+    asked = [wanted[i] is not None for i in (0, 2, 3)]
     of_x, of_weight, of_bias = operators_of(
-        layer_layout(x, shape), x, outs, weight, bias, kernel
+        asked, layer_layout(x, shape), x, outs, weight, bias, kernel
     )
     return outs, (of_x, None, of_weight, of_bias)
 
@@ -189,7 +192,8 @@ def rms_norm_linearize(
             return rms_norm_backward(g, x, shape, rstd, weight, mask[:2])
         return backward_by_parts(layout, g, x, None, rstd, weight, mask, shape)
 
-    own = Normalized(layout, x, None, rstd, weight, kernel, out.dtype)
+    asked = [wanted[0] is not None, wanted[2] is not None, False]
+    own = Normalized(layout, x, None, rstd, weight, kernel, out.dtype, asked)
     of_weight = None if weight is None else WeightDerivative(own)
     return outs, (InputDerivative(own), None, of_weight)
 
@@ -300,8 +304,9 @@ def group_norm_linearize(
             g.contiguous(), x.contiguous(), mean, rstd, weight, n, c, hxw, group, mask
         )
 
+    asked = [w is not None for w in wanted[:3]]
     layout = group_layout(x, n, c, hxw, group)
-    return outs, operators_of(layout, x, outs, weight, bias, kernel)
+    return outs, operators_of(asked, layout, x, outs, weight, bias, kernel)
 
 
 def group_norm_backward_batch(

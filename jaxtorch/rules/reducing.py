@@ -49,10 +49,22 @@ def reduction_batch(overload: OpOverload) -> BatchRule:
     """
     call = entry_point(overload)
     places = Places(overload)
+    usual = places.dim == 1 and not places.keyword
+    single = places.single
 
     def batch(size: int, dims: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        x = to_front(x, dims[0])
+        if dims[0]:
+            x = x.movedim(dims[0], 0)
         rank = x.dim() - 1
+        if usual and rank and args:
+            dim = args[0]
+            if single:
+                return call(x, dim % rank + 1, *args[1:], **kwargs), 0
+            if dim:
+                dim = [d % rank + 1 for d in dim]
+            else:
+                dim = list(range(1, rank + 1))
+            return call(x, dim, *args[1:], **kwargs), 0
         own = [x, *args]
         dim = places.dim_of(own, kwargs)
         if rank == 0:
