@@ -4,9 +4,12 @@ import logging
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import jaxtorch
 from jaxtorch import jit
+from jaxtorch.staging.lowered import Lowered
 
 X = torch.linspace(-1.0, 1.0, 12, dtype=torch.float64).reshape(4, 3)
 W = torch.linspace(-0.5, 0.7, 9, dtype=torch.float64).reshape(3, 3)
@@ -182,9 +185,63 @@ def test_lower_shows_what_runs():
 
 
 def test_the_first_layer_of_a_jacobian_is_the_weight():
-    lowered = jit(jaxtorch.jacrev(lambda x: W @ x)).lower(X[0])
-    assert [n.target for n in lowered.graph.nodes if n.op == "call_function"] == []
-    torch.testing.assert_close(jit(jaxtorch.jacrev(lambda x: W @ x))(X[0]), W)
+    staged = jit(jaxtorch.jacrev(lambda x: W @ x))
+    calls = [n for n in staged.lower(X[0]).graph.nodes if n.op == "call_function"]
+    assert [n.target for n in calls] == [torch.ops.aten.clone.default]
+    torch.testing.assert_close(staged(X[0]), W)
+
+
+def test_results_share_memory_only_where_the_function_says_so():
+    def func(x):
+        return x + 0, torch.zeros(3), torch.zeros(3), x
+
+    x = torch.ones(3)
+    results = jit(func)(x)
+    results[0].mul_(7)
+    results[1].add_(1)
+    torch.testing.assert_close(results[2], torch.zeros(3))
+    torch.testing.assert_close(x, torch.ones(3))
+    assert results[3] is x
+    torch.testing.assert_close(jit(func)(x)[1], torch.zeros(3))
+
+
+def test_constants_are_computed_once():
+    lowered = jit(lambda x: x * torch.arange(3).sin()).lower(X)
+    assert "arange" not in lowered.code
+    torch.testing.assert_close(lowered.staged([X]), X * torch.arange(3).sin())
+
+
+def tracked_peak(run, *args):
+    """Return the most bytes held by storages that a run makes."""
+    peak = 0
+    alive = {}
+    outside = {a.untyped_storage()._cdata for a in args}
+
+    class Track(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal peak
+            out = func(*args, **(kwargs or {}))
+            for tensor in [out] if isinstance(out, torch.Tensor) else out:
+                storage = tensor.untyped_storage()
+                if storage._cdata not in outside:
+                    alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+            for key in [k for k, (ref, _) in alive.items() if ref.expired()]:
+                del alive[key]
+            peak = max(peak, sum(n for _, n in alive.values()))
+            return out
+
+    with Track(), torch.no_grad():
+        run(*args)
+    return peak
+
+
+@pytest.mark.parametrize("name", ["vmap(grad)", "jacrev", "hessian", "hvp", "jvp"])
+def test_peak_bytes_is_what_a_tracking_allocator_sees(name):
+    func, x = STAGED[name]
+    staged = jit(func).lower(x).staged
+    args = [x, *staged.captured]
+    assert Lowered(staged).peak_bytes == tracked_peak(staged.run, *args)
+    assert Lowered(staged).peak_bytes <= tracked_peak(jit(func, optimize="none"), x)
 
 
 def test_make_graph_is_not_optimized():

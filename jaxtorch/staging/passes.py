@@ -3,12 +3,14 @@
 from operator import getitem
 from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from jaxtorch.core.primitive import Kind, primitive_of
-from jaxtorch.staging.memory import order_for_memory
+from jaxtorch.staging.constants import fold_constants
+from jaxtorch.staging.memory import order_for_memory, storages
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.rewriting import infer_again
+from jaxtorch.staging.rewriting import infer, infer_again
 from jaxtorch.staging.simplify import simplify
 
 
@@ -63,8 +65,47 @@ def freeze(value: Any) -> Any:
     return type(value), value
 
 
-def optimize_graph(graph: fx.Graph) -> dict[str, int]:
-    """Run all passes until nothing changes; returns what each of them removed."""
+def output_storages(graph: fx.Graph) -> list[set[int]]:
+    """Return the storages of each output."""
+    outputs = next(node for node in graph.nodes if node.op == "output").args[0]
+    return [set(storages(node)) for node in outputs]
+
+
+def separate_outputs(graph: fx.Graph, before: list[set[int]]) -> None:
+    """Clone outputs that share memory only because of a pass.
+
+    ``before`` holds the storages of the outputs as the function was traced. A caller
+    may write into a result, so two results, or a result and an input, share memory only
+    where the function said so.
+    """
+    output = next(node for node in graph.nodes if node.op == "output")
+    inputs = {k for n in graph.nodes if n.op == "placeholder" for k in storages(n)}
+    results = list(output.args[0])
+    after = output_storages(graph)
+    for i, node in enumerate(results):
+        joined = not after[i].isdisjoint(inputs) and before[i].isdisjoint(inputs)
+        for j in range(i):
+            if not after[i].isdisjoint(after[j]) and before[i].isdisjoint(before[j]):
+                joined = True
+        if joined:
+            with graph.inserting_before(output):
+                copy = graph.call_function(torch.ops.aten.clone.default, (node,))
+            copy.meta["device"] = node.meta["device"]
+            copy.meta["val"] = infer(copy)
+            results[i] = copy
+            after[i] = set(storages(copy))
+    output.args = (results,)
+
+
+def optimize_graph(
+    graph: fx.Graph, fold: bool = False
+) -> tuple[dict[str, int], list[Tensor]]:
+    """Run all passes until nothing changes.
+
+    Returns what each of them removed, and with ``fold`` the constants for the
+    placeholders that constant folding put behind the others.
+    """
+    before = output_storages(graph)
     counts = {"dead code": 0, "common subexpressions": 0, "simplified": 0}
     while True:
         counts["dead code"] += drop_dead_code(graph)
@@ -76,6 +117,9 @@ def optimize_graph(graph: fx.Graph) -> dict[str, int]:
             break
     counts["dead code"] += drop_dead_code(graph)
     infer_again(graph)
+    constants = fold_constants(graph, is_pure) if fold else []
+    counts["constants"] = len(constants)
+    separate_outputs(graph, before)
     movable = {node for node in graph.nodes if is_pure(node)}
     counts["bytes off the peak"] = order_for_memory(graph, movable)
-    return counts
+    return counts, constants

@@ -42,11 +42,14 @@ class Staged:
         level.graph.output(nodes)
         self.graph = level.graph
         self.optimize = optimize
-        self.removed = optimize_graph(self.graph) if optimize != "none" else {}
+        self.captured = [tensor for tensor, _ in level.captured.values()]
+        self.removed: dict[str, int] = {}
+        if optimize != "none":
+            self.removed, constants = optimize_graph(self.graph, fold=True)
+            self.captured += constants
         program = compile_graph(self.graph)
         self.code = program.code
         self.run = program.run
-        self.captured = [tensor for tensor, _ in level.captured.values()]
         self.backwards: dict[tuple[bool, ...], Staged] = {}
         self.only_tensors = not self.written and all(p is None for p in self.places)
         _, flat = pytree.flatten(tuple(nodes))
