@@ -106,10 +106,11 @@ class ReducedElementwise(LinearOperator):
 class ReducedBroadcast(LinearOperator):
     """``scale(tangent, *residuals)``, broadcast to ``shape`` and then reduced whole.
 
-    ``reduction`` is 0 for none, 1 for the mean, 2 for the sum, as in losses.
+    ``reduction`` is 0 for none, 1 for the mean, 2 for the sum, as in losses; all is
+    multiplied by ``factor``.
     """
 
-    __slots__ = ("scale", "in_shape", "shape", "reduction", "residuals")
+    __slots__ = ("scale", "in_shape", "shape", "reduction", "factor", "residuals")
 
     def __init__(
         self,
@@ -117,22 +118,29 @@ class ReducedBroadcast(LinearOperator):
         in_shape: torch.Size,
         shape: torch.Size,
         reduction: int,
+        factor: float,
         *residuals: Any,
     ) -> None:
         self.scale = scale
         self.in_shape = in_shape
         self.shape = shape
         self.reduction = reduction
+        self.factor = factor
         self.residuals = residuals
 
     def apply(self, tangent: Tensor) -> Tensor:
         out = expand_to(self.scale(tangent, *self.residuals), self.shape)
         if self.reduction == 1:
-            return torch.mean(out)
-        return torch.sum(out) if self.reduction == 2 else out
+            out = torch.mean(out)
+        elif self.reduction == 2:
+            out = torch.sum(out)
+        return out if self.factor == 1 else out * self.factor
 
     def apply_transpose(self, cotangent: Tensor) -> Tensor:
+        factor = self.factor
         if self.reduction == 1:
-            cotangent = cotangent / self.shape.numel()
+            factor = factor / max(self.shape.numel(), 1)
+        if factor != 1:
+            cotangent = cotangent * factor
         pulled = self.scale(cotangent, *self.residuals)
         return sum_to(expand_to(pulled, self.shape), self.in_shape)

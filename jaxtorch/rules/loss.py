@@ -25,12 +25,14 @@ def example_reduced(loss: Tensor, reduction: int) -> Tensor:
     return torch.mean(loss, dims) if reduction == MEAN else torch.sum(loss, dims)
 
 
-def elementwise_loss(overload: OpOverload, *scales: Scale, extra: Any = ()) -> Record:
+def elementwise_loss(
+    overload: OpOverload, *scales: Scale, extra: Any = (), factor: float = 1
+) -> Record:
     """Make the record of a loss of tensors that broadcast, then a reduction, then more.
 
     ``scales`` has one function for each tensor argument: ``scale(t, *tensors, *rest)``
-    multiplies ``t`` by the derivative of the elementwise loss. ``extra`` are the
-    defaults of the arguments behind ``reduction``.
+    multiplies ``t`` by the derivative of the elementwise loss, but for the constant
+    ``factor``. ``extra`` are the defaults of the arguments behind ``reduction``.
     """
     call = entry_point(overload)
     count = len(scales)
@@ -62,7 +64,9 @@ def elementwise_loss(overload: OpOverload, *scales: Scale, extra: Any = ()) -> R
         shape = torch.broadcast_shapes(*[t.shape for t in tensors if t is not None])
         operators = [
             promoted(
-                ReducedBroadcast(scale, t.shape, shape, reduction, *tensors, *rest),
+                ReducedBroadcast(
+                    scale, t.shape, shape, reduction, factor, *tensors, *rest
+                ),
                 t,
                 out,
             )
@@ -76,8 +80,8 @@ def elementwise_loss(overload: OpOverload, *scales: Scale, extra: Any = ()) -> R
 
 
 def mse_scale(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """``d (x - y)^2 = 2 (x - y) dx``."""
-    return (x - y) * (t * 2)
+    """``d (x - y)^2 = 2 (x - y) dx``, but for the 2."""
+    return (x - y) * t
 
 
 def huber_scale(t: Tensor, x: Tensor, y: Tensor, delta: float) -> Tensor:
@@ -149,7 +153,9 @@ def logits_positive_scale(t: Tensor, x: Tensor, y: Tensor, w: Any, p: Any) -> Te
 
 
 RECORDS = (
-    elementwise_loss(aten.mse_loss.default, mse_scale, swapped(mse_scale, -1)),
+    elementwise_loss(
+        aten.mse_loss.default, mse_scale, lambda t, x, y: (y - x) * t, factor=2
+    ),
     elementwise_loss(
         aten.huber_loss.default, huber_scale, swapped(huber_scale, -1), extra=(1.0,)
     ),
