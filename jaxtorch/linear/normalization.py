@@ -189,13 +189,14 @@ class BiasDerivative(LinearOperator):
         out = expand_to(shaped(tangent, layout.affine), layout.split)
         return self.own.only_result(out)
 
-    def apply_transpose(self, cotangent: Any) -> Tensor | None:
+    def apply_transpose(self, cotangent: Any) -> Any:
         own, g = self.own, cotangent[0]
         if g is None:
             return None
         if sum(own.wanted) > 1:
             return own.pull_back(g, 2)
-        total = own.layout.sum_affine(shaped(g, own.layout.split), self.shape)
+        layout = own.layout
+        total = layout.sum_affine(shaped(g, layout.split), self.shape)
         return cast_to(total, self.dtype)
 
 

@@ -85,7 +85,7 @@ def layer_layout(x: Tensor, normalized_shape: Any) -> Layout:
 def layer_norm_batch(
     size: int, dims: Any, x: Tensor, shape: Any, weight: Any, bias: Any, eps: float
 ) -> Any:
-    """Fold the batch dim into the leading dims; batched parameters are applied after."""
+    """Fold the batch dim into the leading ones; batched parameters come after."""
     dx, _, dw, db = dims[:4]
     if dx is not None:
         x = to_front(x, dx)
