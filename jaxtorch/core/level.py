@@ -54,6 +54,17 @@ class Wrapper(Tensor):
         """Take over the value of another wrapper of the same level."""
         raise NotImplementedError
 
+    def describe(self) -> str:
+        """Say what kind of value this is, and the value."""
+        raise NotImplementedError
+
+    def __repr__(  # type: ignore[override]
+        self, *, tensor_contents: Any = None
+    ) -> str:
+        if self.alias is not None:
+            alias.refresh(self)
+        return self.describe()
+
     def tolist(self) -> Any:
         """Return the values as Python numbers in nested lists."""
         if self.alias is not None:
@@ -191,7 +202,11 @@ class Level:
 
 
 class TransformMode(TorchDispatchMode):
-    """On while any level is open; sees the calls that have no wrapper among them."""
+    """On while any level is open; sees the calls that the user's functions make.
+
+    A fresh result belongs to the innermost level, also where its arguments are of outer
+    ones: only so can a value of the innermost level be written into it.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -201,7 +216,12 @@ class TransformMode(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        return dispatch(func, args, kwargs or {})
+        out = dispatch(func, args, kwargs or {})
+        levels = STATE.levels
+        if isinstance(out, Wrapper) and levels and out.level is not levels[-1]:
+            if PRIMITIVES[func].plain:
+                return levels[-1].lift(out)
+        return out
 
 
 class State(threading.local):
