@@ -26,12 +26,25 @@ from jaxtorch.errors import MutationError, RandomnessError, UsageError, explain
 
 DEAD = 1 << 60
 make_wrapper = Tensor._make_wrapper_subclass
+exclude = torch._C._dispatch_tls_set_dispatch_key_excluded
+CONJUGATE = torch._C.DispatchKey.Conjugate
+NEGATIVE = torch._C.DispatchKey.Negative
 
 # PyTorch reads the number of a 0-dim index, as in x[i], unless the index has this key;
 # then it is taken as a tensor. The key does nothing else, as it is shut while a level
 # is open.
 INDEX_KEY = torch._C.DispatchKey.FuncTorchBatched
 INDEX_KEYS = torch._C.DispatchKeySet(INDEX_KEY)
+
+
+def heed_lazy_bits() -> None:
+    """Let kernels heed the lazy conjugation and negation of plain tensors.
+
+    PyTorch turns that off inside a dispatch, also for the kernels that conjugate lazily
+    themselves; it restores its own settings at the end.
+    """
+    exclude(CONJUGATE, False)
+    exclude(NEGATIVE, False)
 
 
 class Wrapper(Tensor):
@@ -48,6 +61,7 @@ class Wrapper(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        heed_lazy_bits()
         return dispatch(func, args, kwargs or {})
 
     def rebind(self, other: Self) -> None:
@@ -216,9 +230,10 @@ class TransformMode(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        heed_lazy_bits()
         out = dispatch(func, args, kwargs or {})
         levels = STATE.levels
-        if isinstance(out, Wrapper) and levels and out.level is not levels[-1]:
+        if isinstance(out, Wrapper) and levels and out.level.depth < levels[-1].depth:
             if PRIMITIVES[func].plain:
                 return levels[-1].lift(out)
         return out
