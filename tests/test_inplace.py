@@ -349,3 +349,26 @@ def test_write_under_no_grad_keeps_the_derivative() -> None:
 
     assert_close(vjp(func, torch.ones(2))[0], torch.tensor(24.0))
     assert_close(grad(func)(torch.ones(2)), torch.full((2,), 2.0))
+
+
+def test_view_that_is_read_again_under_no_grad_keeps_its_derivative() -> None:
+    def func(x: Tensor) -> Tensor:
+        y = x.clone()
+        view = y[:1]
+        y.mul_(3)
+        with torch.no_grad():
+            constant = view.sum()
+        return view.sum() * constant
+
+    assert_close(grad(func)(torch.ones(2)), torch.tensor([9.0, 0.0]))
+
+
+def test_view_that_was_taken_under_no_grad_stays_a_constant() -> None:
+    def func(x: Tensor) -> Tensor:
+        y = x.clone()
+        with torch.no_grad():
+            view = y[:1]
+        y.mul_(3)
+        return view.sum() * y.sum()
+
+    assert_close(grad(func)(torch.ones(2)), torch.tensor([9.0, 9.0]))

@@ -18,9 +18,19 @@ aten = torch.ops.aten
 class Alias:
     """The ties of one wrapper: its version, and for a view how it was taken."""
 
-    __slots__ = ("version", "parent", "seen", "overload", "args", "kwargs", "index")
+    __slots__ = (
+        "version",
+        "parent",
+        "seen",
+        "grad_mode",
+        "overload",
+        "args",
+        "kwargs",
+        "index",
+    )
 
     seen: int
+    grad_mode: bool
     overload: OpOverload
     args: Any
     kwargs: Any
@@ -40,6 +50,7 @@ def link(
     alias = view.alias = Alias()
     alias.parent = parent
     alias.seen = parent.alias.version
+    alias.grad_mode = torch.is_grad_enabled()
     alias.overload = overload
     alias.args, alias.kwargs, alias.index = call
 
@@ -54,8 +65,14 @@ def refresh(wrapper: Any) -> None:
     if alias.seen != parent.alias.version:
         alias.seen = parent.alias.version
         alias.version += 1
-        out = alias.overload(parent, *alias.args, **alias.kwargs)
-        wrapper.rebind(out if alias.index is None else out[alias.index])
+        with torch.set_grad_enabled(alias.grad_mode):
+            out = alias.overload(parent, *alias.args, **alias.kwargs)
+        if alias.index is not None:
+            out = out[alias.index]
+        if type(out) is type(wrapper):
+            wrapper.rebind(out)
+        else:  # The level is closed: what is left of the view is its primal.
+            wrapper.value = out
 
 
 def write(wrapper: Any, value: Any) -> None:

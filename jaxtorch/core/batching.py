@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from jaxtorch.core import fallback
 from jaxtorch.core.level import (
+    DEAD,
     Level,
     Wrapper,
     any_requires_grad,
@@ -52,6 +53,8 @@ class BatchTensor(Wrapper):
 
     def tolist(self) -> Any:
         """Refuse values that differ between the examples, as ``item()`` does."""
+        if self.level.depth >= DEAD:
+            return self.level.unwrap_dead(self).tolist()
         if self.batch_dim is None:
             return super().tolist()
         raise DataDependentError(
@@ -63,9 +66,7 @@ class BatchTensor(Wrapper):
             )
         )
 
-    def __repr__(  # type: ignore[override]
-        self, *, tensor_contents: Any = None
-    ) -> str:
+    def describe(self) -> str:
         size = getattr(self.level, "size", "?")
         where = f"B={size} at dim {self.batch_dim}"
         if self.batch_dim is None:

@@ -43,9 +43,7 @@ class DualTensor(Wrapper):
             value = value.value
         return wrap(self.level, keep_derivatives(self.value, value), self.tangent)
 
-    def __repr__(  # type: ignore[override]
-        self, *, tensor_contents: Any = None
-    ) -> str:
+    def describe(self) -> str:
         return f"DualTensor(\nprimal={self.value},\ntangent={self.tangent})"
 
 

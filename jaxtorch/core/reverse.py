@@ -69,9 +69,7 @@ class TapeTensor(Wrapper):
         value = keep_derivatives(self.value, value)
         return wrap(self.level, value, self.node, self.index)
 
-    def __repr__(  # type: ignore[override]
-        self, *, tensor_contents: Any = None
-    ) -> str:
+    def describe(self) -> str:
         return f"TapeTensor({self.value})"
 
 
