@@ -248,3 +248,41 @@ def test_make_graph_is_not_optimized():
     graph = jaxtorch.make_graph(lambda x: torch.sin(x) + torch.sin(x))(X)
     names = [node.name for node in graph.nodes if node.op == "call_function"]
     assert names == ["sin_default", "sin_default_1", "add_tensor"]
+
+
+def test_one_graph_for_every_batch_size():
+    def func(x, y):
+        scale = torch.arange(x.shape[0]).unsqueeze(1)
+        rows = jaxtorch.vmap(jaxtorch.grad(energy))(x) * scale
+        return torch.cat([rows, y]).reshape(-1, 1)[2:]
+
+    staged = jit(func, dynamic=True)
+    for size in (4, 6, 9, 2, 30):
+        x = torch.linspace(-1, 1, 3 * size, dtype=torch.float64).reshape(size, 3)
+        torch.testing.assert_close(staged(x, x), func(x, x))
+    assert staged.cache_info()[:2] == (3, 2)
+    torch.testing.assert_close(staged(X, X[:1]), func(X, X[:1]))
+
+
+def test_a_size_that_is_no_linear_function_is_staged_again():
+    staged = jit(lambda x: x.sum() / x.shape[0] ** 2, dynamic=True)
+    for size in (2, 3, 5, 7):
+        torch.testing.assert_close(staged(torch.ones(size)), torch.tensor(1 / size))
+    assert staged.cache_info().misses == 4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by Inductor itself
+def test_inductor_gives_the_same_numbers():
+    staged = jit(STAGED["vmap(grad)"][0], backend="inductor")
+    x = X.clone().requires_grad_()
+    torch.testing.assert_close(staged(x), STAGED["vmap(grad)"][0](X))
+    (pulled,) = torch.autograd.grad(staged(x).sum(), x)
+    expected = jaxtorch.grad(lambda x: STAGED["vmap(grad)"][0](x).sum())(X)
+    torch.testing.assert_close(pulled, expected)
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(ValueError, match="Fix: pass one of 'auto', 'python'"):
+        jit(layer, backend="fast")
+    with pytest.raises(ValueError, match="Fix: pass one of 'none', 'safe'"):
+        jit(layer, optimize="all")

@@ -13,6 +13,7 @@ from torch._ops import OpOverload
 
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.rewriting import VIEWS, meta_of
+from jaxtorch.staging.sizes import Linear
 
 
 class Program:
@@ -29,8 +30,11 @@ class Program:
         self.run = run
 
 
-def compile_graph(graph: fx.Graph) -> Program:
-    """Generate and compile the Python source of a graph."""
+def compile_graph(graph: fx.Graph, sized: int | None = None) -> Program:
+    """Generate and compile the Python source of a graph.
+
+    ``sized`` is the input whose dim 0 has the batch size that the graph depends on.
+    """
     namespace: dict[str, Any] = {"torch": torch}
     names: dict[fx.Node, str] = {}
     dying = last_uses(graph)
@@ -49,6 +53,8 @@ def compile_graph(graph: fx.Graph) -> Program:
         dead = [names[n] for n in dying.get(node, ()) if n.op == "call_function"]
         if dead and node.op == "call_function":
             body.append(f"del {', '.join(dead)}")
+    if sized is not None:
+        body.insert(0, f"n = {params[sized]}.shape[0]")
     lines = "\n    ".join(body)
     code = f"def run({', '.join(params)}):\n    {lines}\n"
     exec(compile(code, "<jaxtorch.jit>", "exec"), namespace)
@@ -93,7 +99,7 @@ def source_of(value: Any, names: dict[fx.Node, str], namespace: dict[str, Any]) 
             if isinstance(value, list)
             else f"({inner}{',' * (len(value) == 1)})"
         )
-    if isinstance(value, (bool, int, str, type(None))):
+    if isinstance(value, (bool, int, str, type(None), Linear)):
         return repr(value)
     if isinstance(value, (float, complex)) and value == value and abs(value) < 1e300:
         return repr(value)

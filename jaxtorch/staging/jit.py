@@ -13,10 +13,12 @@ from jaxtorch import pytree
 from jaxtorch.core.level import STATE
 from jaxtorch.errors import ArgumentError, ArgumentTypeError, explain
 from jaxtorch.staging.lowered import Lowered
+from jaxtorch.staging.sizes import NotLinear, changed_places, generalize, with_size
 from jaxtorch.staging.staged import Staged
 
 CACHE_SIZE = 256
 OPTIMIZE = ("none", "safe", "full")
+BACKENDS = ("auto", "python", "inductor")
 logger = logging.getLogger("jaxtorch.jit")
 
 
@@ -37,27 +39,28 @@ class Jitted:
     def __init__(
         self,
         func: Callable[..., Any],
-        static_argnums: tuple[int, ...],
-        static_argnames: tuple[str, ...],
+        static: tuple[tuple[int, ...], tuple[str, ...]],
         optimize: str,
+        backend: str,
+        dynamic: bool,
     ) -> None:
         functools.update_wrapper(self, func)
         self.func = func
-        self.static_argnums = static_argnums
-        self.static_argnames = static_argnames
+        self.static_argnums, self.static_argnames = static
         self.optimize = optimize
+        self.backend = backend
+        self.dynamic = dynamic
         self.cache: collections.OrderedDict[Any, Staged] = collections.OrderedDict()
+        self.sized: list[Sized] = []
         self.hits = self.misses = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if STATE.levels:
             return self.func(*args, **kwargs)
-        leaves, spec = pytree.flatten_args(args)
-        if spec is pytree.FLAT and not kwargs and not self.static_argnums:
-            key = (spec, len(leaves), torch.is_grad_enabled(), *map(part_of, leaves))
-            return self.lookup(key, leaves, spec)(leaves)
         key, leaves, spec = self.signature(args, kwargs)
         entry = self.lookup(key, leaves, spec)
+        if spec is pytree.FLAT:
+            return entry(leaves)
         return entry([leaf for leaf in leaves if isinstance(leaf, Tensor)])
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -75,28 +78,66 @@ class Jitted:
                     "pass tensors, or hashable Python values",
                 )
             ) from error
+        if entry is None and self.dynamic:
+            entry = next((s.staged for s in self.sized if s.accepts(key)), None)
         if entry is not None:
             self.hits += 1
             return entry
         self.misses += 1
         if logger.isEnabledFor(logging.INFO):
             logger.info("jit(%s) stages: %s", self.__name__, self.reason(key))
-        entry = Staged(self.func, *self.rebuilt(leaves, spec), self.optimize)
-        self.cache[key] = entry
+        if self.dynamic and self.cache:
+            entry = self.generalized(key, leaves, spec)
+        if entry is None:
+            entry = self.stage(leaves, spec, self.backend)
+            self.cache[key] = entry
         if len(self.cache) > CACHE_SIZE:
             self.cache.popitem(last=False)
         return entry
 
-    def rebuilt(self, leaves: list[Any], spec: Any) -> tuple[list[Any], Any]:
-        """Return leaves and the structure of ``(args, kwargs)``."""
+    def stage(
+        self, leaves: list[Any], spec: Any, backend: str, fold: bool = True
+    ) -> Staged:
+        """Trace, optimize and compile for these leaves."""
         if spec is pytree.FLAT:
-            return pytree.flatten((tuple(leaves), {}))
-        return leaves, spec
+            leaves, spec = pytree.flatten((tuple(leaves), {}))
+        return Staged(self.func, leaves, spec, self.optimize, backend, fold)
+
+    def generalized(self, key: Any, leaves: list[Any], spec: Any) -> Staged | None:
+        """Stage for every batch size, if ``key`` differs from the last one in that."""
+        last = next(reversed(self.cache))
+        changed = changed_places(last, key)
+        if changed is None:
+            return None
+        places, old = changed
+        size = key[places[0]][0][0]
+        sizes = (size, old, size + old + 1)
+        own = [place - PARTS for place in places]
+        traces = [
+            self.stage(with_size(leaves, own, n), spec, "python", False) for n in sizes
+        ]
+        staged = traces[0]
+        try:
+            if any(t.interface() != staged.interface() for t in traces):
+                raise NotLinear
+            generalize([t.graph for t in traces], sizes)
+        except NotLinear:
+            self.dynamic = False
+            logger.info("jit(%s): no graph fits every batch size", self.__name__)
+            return None
+        staged.install(sum(isinstance(x, Tensor) for x in leaves[: own[0]]))
+        self.sized.append(Sized(key, places, staged))
+        return staged
 
     def signature(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, list[Any], Any]:
         """Return the key, the leaves and the structure of a call."""
+        if not kwargs and not self.static_argnums:
+            leaves, spec = pytree.flatten_args(args)
+            if spec is pytree.FLAT:
+                parts = [(x.shape, x.dtype, x.device) for x in leaves]
+                return (spec, torch.is_grad_enabled(), *parts), leaves, spec
         args = tuple(
             Static(a) if i in self.static_argnums else a for i, a in enumerate(args)
         )
@@ -127,12 +168,35 @@ class Jitted:
 
     def cache_info(self) -> CacheInfo:
         """Return the counts of hits, misses and staged signatures."""
-        return CacheInfo(self.hits, self.misses, CACHE_SIZE, len(self.cache))
+        return CacheInfo(
+            self.hits, self.misses, CACHE_SIZE, len(self.cache) + len(self.sized)
+        )
 
     def clear_cache(self) -> None:
         """Forget all staged signatures."""
         self.cache.clear()
+        self.sized.clear()
         self.hits = self.misses = 0
+
+
+PARTS = 2
+"""Where the parts of the leaves begin in a key."""
+
+
+class Sized:
+    """A staged function for every length of dim 0 of some arguments."""
+
+    def __init__(self, key: Any, places: list[int], staged: Staged) -> None:
+        self.key = key
+        self.places = places
+        self.staged = staged
+
+    def accepts(self, key: Any) -> bool:
+        """Tell whether a call's key differs in the batch size at most."""
+        if key == self.key:
+            return True
+        changed = changed_places(self.key, key)
+        return changed is not None and changed[0] == self.places
 
 
 class Static:
@@ -163,6 +227,8 @@ def jit(
     static_argnums: int | tuple[int, ...] = (),
     static_argnames: str | tuple[str, ...] = (),
     optimize: str = "full",
+    backend: str = "auto",
+    dynamic: bool = False,
 ) -> Any:
     """Stage a function once per signature and replay its optimized graph.
 
@@ -176,6 +242,11 @@ def jit(
         static_argnums: positional arguments that are part of the signature as a whole.
         static_argnames: the same for keyword arguments.
         optimize: ``"none"``, ``"safe"`` or ``"full"``: which passes run.
+        backend: ``"python"`` runs the graph call by call; ``"inductor"`` compiles it,
+            in some seconds, to fused kernels; ``"auto"`` is ``"python"``.
+        dynamic: stage once for every batch size: where two calls differ only in the
+            length of dim 0 of some arguments, the second stages for all lengths above
+            one, if the function allows it.
 
     Returns:
         A function of the same arguments, with ``lower``, ``cache_info`` and
@@ -183,7 +254,7 @@ def jit(
 
     Raises:
         DataDependentError: (a RuntimeError) where the function needs a value to go on.
-        ArgumentError: (a ValueError) for an unknown ``optimize``.
+        ArgumentError: (a ValueError) for an unknown ``optimize`` or ``backend``.
 
     Example:
         >>> import torch, jaxtorch
@@ -192,19 +263,23 @@ def jit(
 
     Source: the behaviour of ``jax.jit``.
     """
-    if optimize not in OPTIMIZE:
-        raise ArgumentError(
-            explain(
-                "jit",
-                f"optimize={optimize!r} is not known.",
-                "pass one of 'none', 'safe', 'full'",
-            )
-        )
+    check_choice("optimize", optimize, OPTIMIZE)
+    check_choice("backend", backend, BACKENDS)
     nums = (static_argnums,) if isinstance(static_argnums, int) else static_argnums
     names = (static_argnames,) if isinstance(static_argnames, str) else static_argnames
+    options = ((nums, names), optimize, backend, dynamic)
     if func is None:
-        return lambda f: Jitted(f, nums, names, optimize)
-    return Jitted(func, nums, names, optimize)
+        return lambda f: Jitted(f, *options)
+    return Jitted(func, *options)
+
+
+def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the known ones."""
+    if value not in known:
+        choices = ", ".join(map(repr, known))
+        raise ArgumentError(
+            explain("jit", f"{name}={value!r} is not known.", f"pass one of {choices}")
+        )
 
 
 def make_graph(func: Callable[..., Any]) -> Callable[..., fx.Graph]:

@@ -7,6 +7,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from jaxtorch.staging.region import Region
+from jaxtorch.staging.sizes import Linear
 
 
 def value_of(node: fx.Node) -> Tensor:
@@ -63,4 +64,4 @@ def meta_of(value: Any) -> Any:
         return value.meta["val"]
     if isinstance(value, (list, tuple)):
         return type(value)(meta_of(v) for v in value)
-    return value
+    return value.at if isinstance(value, Linear) else value

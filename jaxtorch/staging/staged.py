@@ -10,6 +10,7 @@ from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back, wrap
 from jaxtorch.staging.execution import compile_graph
+from jaxtorch.staging.inductor import compile_with_inductor
 from jaxtorch.staging.passes import optimize_graph
 from jaxtorch.staging.tracer import TraceLevel, TraceTensor
 
@@ -26,7 +27,13 @@ class Staged:
     """
 
     def __init__(
-        self, func: Callable[..., Any], leaves: list[Any], spec: Any, optimize: str
+        self,
+        func: Callable[..., Any],
+        leaves: list[Any],
+        spec: Any,
+        optimize: str,
+        backend: str = "python",
+        fold: bool = True,
     ) -> None:
         level = TraceLevel(optimize)
         with level:
@@ -45,15 +52,27 @@ class Staged:
         self.captured = [tensor for tensor, _ in level.captured.values()]
         self.removed: dict[str, int] = {}
         if optimize != "none":
-            self.removed, constants = optimize_graph(self.graph, fold=True)
+            self.removed, constants = optimize_graph(self.graph, fold)
             self.captured += constants
-        program = compile_graph(self.graph)
-        self.code = program.code
-        self.run = program.run
+        self.install()
+        if backend == "inductor":
+            self.run = compile_with_inductor(self.graph)
         self.backwards: dict[tuple[bool, ...], Staged] = {}
         self.only_tensors = not self.written and all(p is None for p in self.places)
         _, flat = pytree.flatten(tuple(nodes))
         self.is_tuple = self.only_tensors and self.out_spec == flat
+
+    def interface(self) -> Any:
+        """Return what two traces of one function must agree in to share a graph."""
+        written = [place for place, _ in self.written]
+        captured = [id(tensor) for tensor in self.captured]
+        return self.out_spec, self.places, written, captured
+
+    def install(self, sized: int | None = None) -> None:
+        """Generate the program from the graph."""
+        program = compile_graph(self.graph, sized)
+        self.code = program.code
+        self.run = self.traceable = program.run
 
     def __call__(self, tensors: list[Tensor]) -> Any:
         """Run on the tensors of a call; write what the function wrote."""
@@ -84,7 +103,7 @@ class Staged:
         leaves = [*tensors, *cotangents]
         staged = self.backwards.get(wanted)
         if staged is None:
-            pull = pullback_of(self.run, wanted, len(tensors))
+            pull = pullback_of(self.traceable, wanted, len(tensors))
             _, spec = pytree.flatten((tuple(leaves), {}))
             staged = Staged(pull, leaves, spec, self.optimize)
             self.backwards[wanted] = staged
