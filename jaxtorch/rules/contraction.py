@@ -294,7 +294,27 @@ def linear_batch(
     return out + pad_rank(to_front(bias, bias_dim), rank), 0
 
 
+def trilinear_decompose(
+    x: Tensor,
+    y: Tensor,
+    z: Tensor,
+    expand_x: Any,
+    expand_y: Any,
+    expand_z: Any,
+    sum_dims: Any,
+    unroll_dim: int = 1,
+) -> Tensor:
+    """Multiply three tensors with dims inserted, and sum: one ``einsum``."""
+    every = range(x.dim() + len(expand_x))
+    labels = [
+        "".join(chr(97 + d) for d in every if d not in left_out)
+        for left_out in (expand_x, expand_y, expand_z, sum_dims)
+    ]
+    return torch.einsum(f"{labels[0]},{labels[1]},{labels[2]}->{labels[3]}", x, y, z)
+
+
 RECORDS = (
+    Record(aten._trilinear.default, decompose=trilinear_decompose),
     Record(aten.dot.default, dot_batch, dot_linearize),
     Record(aten.vdot.default, decompose=vdot_decompose),
     Record(aten.mv.default, mv_batch, mv_linearize),

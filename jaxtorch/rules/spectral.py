@@ -14,9 +14,13 @@ aten = torch.ops.aten
 
 
 def transform_batch(call: OpOverload) -> BatchRule:
-    """Shift the dims behind the batch dim."""
+    """Shift the dims behind the batch dim; MKL refuses an empty batch."""
 
     def batch(size: int, dims: Any, x: Tensor, own: Any, *args: Any) -> Any:
+        if size == 0:
+            one = x.new_zeros(x.shape[: dims[0]] + x.shape[dims[0] + 1 :])
+            out = call(one, own, *args)
+            return out.new_empty(0, *out.shape), 0
         rank = rank_of(x, dims[0])
         shifted = [physical(d, rank) for d in own]
         return call(to_front(x, dims[0]), shifted, *args), 0
