@@ -11,6 +11,10 @@ from jaxtorch.nn import (
     stack_module_state,
 )
 from jaxtorch.staging.jit import jit, make_graph
+from jaxtorch.transforms.control_flow.branching import cond
+from jaxtorch.transforms.control_flow.looping import fori_loop, while_loop
+from jaxtorch.transforms.control_flow.mapping import map
+from jaxtorch.transforms.control_flow.scanning import scan
 from jaxtorch.transforms.forward import jvp, linearize
 from jaxtorch.transforms.gradient import grad, grad_and_value, value_and_grad
 from jaxtorch.transforms.hvp import hvp
@@ -22,6 +26,8 @@ __all__ = [
     "FunctionalModule",
     "FunctionalModuleWithBuffers",
     "combine_state_for_ensemble",
+    "cond",
+    "fori_loop",
     "functional_call",
     "grad",
     "grad_and_value",
@@ -35,9 +41,12 @@ __all__ = [
     "make_functional",
     "make_functional_with_buffers",
     "make_graph",
+    "map",
     "replace_all_batch_norm_modules_",
+    "scan",
     "stack_module_state",
     "value_and_grad",
     "vjp",
     "vmap",
+    "while_loop",
 ]

@@ -199,7 +199,6 @@ RULES: dict[Any, Rule] = {
     aten.expand.default: drop_same_shape,
     aten.clone.default: drop_same_shape,
     aten.alias.default: drop_same_shape,
-    aten.detach.default: drop_same_shape,
     aten._to_copy.default: drop_same_shape,
     aten.mul.Tensor: simplify_product,
     aten.add.Tensor: simplify_sum_of_two,

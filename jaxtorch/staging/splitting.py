@@ -6,6 +6,7 @@ depends on invariant inputs alone are computed anew instead of kept.
 """
 
 from collections.abc import Iterable, Sequence
+from operator import getitem
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from jaxtorch.staging.subgraph import (
     handle_of,
     kind_of,
 )
-from jaxtorch.staging.tracer import TraceLevel, take
+from jaxtorch.staging.tracer import TraceLevel
 
 
 class Split:
@@ -175,7 +176,7 @@ class Needed:
         if node in self.invariant:
             return True
         target: Any = node.target
-        if target is take or isinstance(target, Region):
+        if target is getitem or isinstance(target, Region):
             return False
         return primitive_of(target).kind is CallKind.VIEW
 

@@ -60,9 +60,10 @@ class Subgraph:
         return self.run(*values, *self.bound)
 
     def prepare(self) -> None:
-        """Optimize the graph."""
+        """Optimize the graph, once."""
         if self.optimize != "none":
             optimize_graph(self.graph)
+            self.optimize = "none"
 
 
 def interpret(graph: fx.Graph, values: list[Any]) -> list[Any]:

@@ -85,8 +85,11 @@ class NestedMode(TransformMode):
     ) -> Any:
         kwargs = kwargs or {}
         if any_wrapper(args, kwargs) and is_outside(self.level, args, kwargs):
-            return self.level.trace_plain(primitive_of(func), args, kwargs)
-        return dispatch(func, args, kwargs)
+            out = self.level.trace_plain(primitive_of(func), args, kwargs)
+            if STATE.levels[-1] is self.level or not primitive_of(func).plain:
+                return out
+            return STATE.levels[-1].lift(out)
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 def is_outside(level: "TraceLevel", args: Any, kwargs: Any) -> bool:

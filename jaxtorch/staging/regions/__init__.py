@@ -1,0 +1,1 @@
+"""Branches and loops as calls of a graph: run, batched, pushed forward, pulled back."""

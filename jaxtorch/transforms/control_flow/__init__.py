@@ -1,0 +1,1 @@
+"""Branches and loops that are differentiated, batched and staged as a whole."""
