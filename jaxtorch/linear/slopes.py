@@ -25,7 +25,8 @@ def norm_scale(order: float, dims: list[int]) -> Callable[..., Tensor]:
             count = torch.sum(ties, dims, True) if dims else ties
             return t * (direction(x) * (ties / count))
         if order == 2:
-            return conjugated(x) * torch.where(out == 0, 0, t / out)
+            safe = torch.where(out == 0, 1, out)
+            return conjugated(x) * torch.where(out == 0, 0, t / safe)
         size = torch.abs(x)
         nothing = (size == 0) | (out == 0)
         ratio = torch.where(nothing, 1, size) / torch.where(out == 0, 1, out)

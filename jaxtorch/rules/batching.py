@@ -24,6 +24,16 @@ def entry_point(overload: OpOverload) -> Callable[..., Any]:
     return found
 
 
+def tracked(*values: Any) -> bool:
+    """Tell whether torch.autograd records what is done to any of ``values``.
+
+    Fused kernels that have no derivative in PyTorch are not used on such values.
+    """
+    return torch.is_grad_enabled() and any(
+        isinstance(v, Tensor) and v.requires_grad for v in values
+    )
+
+
 def to_front(value: Tensor, dim: int) -> Tensor:
     """Move the batch dim to the front."""
     return value if dim == 0 else value.movedim(dim, 0)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from jaxtorch.errors import MissingRuleError, explain
-from jaxtorch.linear.operator import General, Output, Zero
+from jaxtorch.linear.operator import General, LinearOperator, Output, Zero
 from jaxtorch.rules.batching import batched_at_front, rank_of
 from jaxtorch.rules.record import BatchRule, LinearizeRule, Record
 
@@ -16,16 +15,25 @@ NONE, MEAN = 0, 1
 ZERO = Zero()
 
 
-def refuse_weight(wanted: Any) -> None:
-    """Say that the class weights have no derivative, as in PyTorch."""
-    if wanted:
-        raise MissingRuleError(
-            explain(
-                "grad",
-                "nll_loss has no derivative with respect to its class weights.",
-                "multiply the losses of reduction='none' by weight[target]",
-            )
-        )
+class ByClass:
+    """The targets of one loss as places in its class weights."""
+
+    def __init__(self, target: Tensor, classes: int, ignore_index: int) -> None:
+        self.target = target
+        self.ignored = target == ignore_index
+        self.place = torch.where(self.ignored, 0, target).reshape(-1)
+        self.classes = classes
+
+    def read(self, weight: Tensor) -> Tensor:
+        """Return the weight of every target, zero where it is ignored."""
+        own = torch.index_select(weight, 0, self.place).reshape(self.target.shape)
+        return torch.where(self.ignored, 0, own)
+
+    def write(self, values: Tensor) -> Tensor:
+        """Add up values of the targets class by class."""
+        values = torch.where(self.ignored, 0, values).reshape(-1)
+        zeros = values.new_zeros(self.classes)
+        return torch.scatter_add(zeros, 0, self.place, values)
 
 
 def fold(x: Tensor, dim: int | None, size: int, alone: bool) -> Tensor:
@@ -133,7 +141,6 @@ def forward_linearize(forward: OpOverload, backward: OpOverload) -> LinearizeRul
     """The loss is linear in the scores."""
 
     def linearize(wanted: Any, x: Tensor, target: Tensor, *rest: Any) -> Any:
-        refuse_weight(wanted[2])
         outs = forward(x, target, *rest)
         total = outs[1]
 
@@ -143,25 +150,82 @@ def forward_linearize(forward: OpOverload, backward: OpOverload) -> LinearizeRul
         def transpose(c: Tensor) -> Any:
             return backward(c, x, target, *rest, total)
 
-        return outs, (Output(General(apply, transpose), 0, 2),)
+        of_weight = None
+        if wanted[2]:
+            of_weight = from_weight(forward, x, target, rest, outs)
+        return outs, (Output(General(apply, transpose), 0, 2), None, of_weight)
 
     return linearize
+
+
+def from_weight(
+    forward: OpOverload, x: Tensor, target: Tensor, rest: Any, outs: Any
+) -> LinearOperator:
+    """Return the operator from the class weights to the loss and their total.
+
+    ``d loss[i] = v[i] dw[y[i]]`` with the unweighted loss v; the mean is a quotient.
+    """
+    weight, reduction, ignore_index = rest
+    out, total = outs
+    classes = ByClass(target, weight.shape[0], ignore_index)
+
+    def slope() -> Tensor:
+        loss = forward(x, target, None, NONE, ignore_index)[0]
+        return (loss - out) / total if reduction == MEAN else loss
+
+    def apply(t: Tensor) -> Any:
+        own = classes.read(t)
+        loss = slope() * own
+        if reduction == NONE:
+            return loss, None
+        return torch.sum(loss), torch.sum(own)
+
+    def transpose(c: Any) -> Any:
+        per_target = None if c[0] is None else slope() * c[0]
+        if c[1] is not None and reduction != NONE:
+            even = c[1].expand(target.shape)
+            per_target = even if per_target is None else per_target + even
+        return None if per_target is None else classes.write(per_target)
+
+    return General(apply, transpose)
 
 
 def backward_linearize(forward: OpOverload, backward: OpOverload) -> LinearizeRule:
     """The kernel is linear in the cotangent and reads only the shape of the scores."""
 
-    def linearize(wanted: Any, g: Tensor, x: Tensor, *rest: Any) -> Any:
-        refuse_weight(wanted[3])
-        out = backward(g, x, *rest)
+    def linearize(wanted: Any, g: Tensor, x: Tensor, target: Tensor, *rest: Any) -> Any:
+        out = backward(g, x, target, *rest)
+        weight, reduction, ignore_index, total = rest
 
         def apply(t: Tensor) -> Any:
-            return backward(t, x, *rest)
+            return backward(t, x, target, *rest)
 
         def transpose(c: Tensor) -> Any:
-            return forward(c, *rest[:-1])[0]
+            return forward(c, target, *rest[:-1])[0]
 
-        return out, (General(apply, transpose), *[ZERO] * 6)
+        def of_weight(t: Tensor) -> Any:
+            return backward(g, x, target, t, *rest[1:])
+
+        def to_weight(c: Tensor) -> Any:
+            slope = forward(c, target, None, NONE, ignore_index)[0] * g
+            if reduction == MEAN:
+                slope = slope / total
+            return ByClass(target, weight.shape[0], ignore_index).write(slope)
+
+        of_total: LinearOperator = ZERO
+        if reduction == MEAN:
+            of_total = General(
+                lambda t: out * (-t / total), lambda c: torch.sum(out * c) / -total
+            )
+        return out, (
+            General(apply, transpose),
+            ZERO,
+            ZERO,
+            General(of_weight, to_weight),
+            ZERO,
+            ZERO,
+            of_total,
+        )
 
     return linearize
 

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from jaxtorch.linear.operator import General, Output
-from jaxtorch.rules.batching import batched_at_front
+from jaxtorch.rules.batching import batched_at_front, tracked
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
 forward = aten._ctc_loss.default
-backward = aten._ctc_loss_backward.default
+forward_by_tensor = aten._ctc_loss.Tensor
+kernel = aten._ctc_loss_backward.default
+kernel_by_tensor = aten._ctc_loss_backward.Tensor
 IMPOSSIBLE = -1e30
 
 
@@ -39,18 +41,42 @@ def ctc_batch(
     blank: int = 0,
     zero_infinity: bool = False,
 ) -> Any:
-    """Fold the batch dim into the samples; the lengths are shared by the examples."""
-    samples = len(times)
+    """Fold the batch dim into the samples."""
+    samples = x.shape[-2]
+    if size == 0:
+        return (x.new_zeros(0, samples), x.new_zeros(0, samples, 0, 0)), 0
     nll, alpha = forward(
         samples_of_all(x, dims[0], size),
-        batched_at_front(targets, dims[1], size).flatten(0, 1),
-        list(times) * size,
-        list(lengths) * size,
+        *targets_of_all(size, dims, targets, times, lengths),
         blank,
         zero_infinity,
     )
     split = (size, samples)
     return (nll.unflatten(0, split), alpha.unflatten(0, split)), 0
+
+
+def targets_of_all(
+    size: int, dims: Any, targets: Tensor, times: Any, lengths: Any
+) -> tuple[Tensor, list[int], list[int]]:
+    """Return targets and lengths of all samples of all examples.
+
+    Lengths given as tensors may differ between the examples. ``dims`` starts as in the
+    call of ctc_loss.
+    """
+    targets = batched_at_front(targets, dims[1], size)
+    if not isinstance(times, Tensor):
+        return targets.flatten(0, 1), list(times) * size, list(lengths) * size
+    rows: list[list[int]] = batched_at_front(lengths, dims[3], size).tolist()
+    every: list[int] = batched_at_front(times, dims[2], size).flatten().tolist()
+    own = [n for row in rows for n in row]
+    if targets.dim() > 2:
+        return targets.flatten(0, 1), every, own
+    starts = [
+        b * targets.shape[1] + sum(row[:n])
+        for b, row in enumerate(rows)
+        for n in range(len(row))
+    ]
+    return padded(targets.flatten(), starts, max(own, default=0)), every, own
 
 
 def ctc_linearize(
@@ -64,15 +90,16 @@ def ctc_linearize(
 ) -> Any:
     """``d nll = -sum posterior(time, class) dx``."""
     rest = (targets, times, lengths)
-    nll, alpha = forward(x, *rest, blank, zero_infinity)
+    call = forward_by_tensor if isinstance(times, Tensor) else forward
+    nll, alpha = call(x, *rest, blank, zero_infinity)
 
     def slope() -> Tensor:
         ones = torch.ones_like(nll)
-        kernel = backward(ones, x, *rest, nll, alpha, blank, zero_infinity)
+        pulled = backward(ones, x, *rest, nll, alpha, blank, zero_infinity)
         kept = running(x, times)
         if zero_infinity:
             kept = kept & (nll < torch.inf).unsqueeze(1)
-        return torch.where(kept, kernel - torch.exp(x), 0)
+        return torch.where(kept, pulled - torch.exp(x), 0)
 
     def apply(t: Tensor) -> Tensor:
         return torch.sum(slope() * t, [0, 2])
@@ -86,19 +113,15 @@ def ctc_linearize(
 def running(x: Tensor, times: Any) -> Tensor:
     """Return a mask [time, sample, 1] of the times before the end of each sample."""
     steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
-    return (steps < torch.tensor(times, device=x.device)).unsqueeze(2)
+    return (steps < torch.as_tensor(times, device=x.device)).unsqueeze(2)
 
 
-def ctc_tensor_decompose(
-    x: Tensor,
-    targets: Tensor,
-    times: Tensor,
-    lengths: Tensor,
-    blank: int = 0,
-    zero_infinity: bool = False,
-) -> Any:
-    """Read the lengths, which must be the same for all examples."""
-    return forward(x, targets, times.tolist(), lengths.tolist(), blank, zero_infinity)
+def backward(g: Tensor, x: Tensor, *rest: Any) -> Tensor:
+    """The kernel, or plain operators where torch.autograd asks for a derivative."""
+    if tracked(g, x):
+        return ctc_backward_decompose(g, x, *rest)
+    call = kernel_by_tensor if isinstance(rest[1], Tensor) else kernel
+    return call(g, x, *rest)  # type: ignore[no-any-return]
 
 
 def ctc_backward_batch(
@@ -115,18 +138,19 @@ def ctc_backward_batch(
     zero_infinity: bool = False,
 ) -> Any:
     """Fold the batch dim into the samples."""
-    folded = [
+    samples = x.shape[-2]
+    if size == 0:
+        return batched_at_front(x, dims[1], size), 0
+    g, nll, alpha = (
         batched_at_front(t, d, size).flatten(0, 1)
-        for t, d in ((g, dims[0]), (targets, dims[2]), (nll, dims[5]), (alpha, dims[6]))
-    ]
-    samples = len(times)
+        for t, d in ((g, dims[0]), (nll, dims[5]), (alpha, dims[6]))
+    )
     out = backward(
-        folded[0],
+        g,
         samples_of_all(x, dims[1], size),
-        folded[1],
-        list(times) * size,
-        list(lengths) * size,
-        *folded[2:],
+        *targets_of_all(size, dims[1:], targets, times, lengths),
+        nll,
+        alpha,
         blank,
         zero_infinity,
     )
@@ -148,6 +172,8 @@ def ctc_backward_decompose(
 
     ``nll`` and ``alpha`` are computed anew, so all depends on ``x`` alone.
     """
+    if isinstance(times, Tensor):
+        times, lengths = times.tolist(), lengths.tolist()
     labels = extended(targets, lengths, blank, x)
     emit = torch.gather(x, 2, labels.expand(x.shape[0], *labels.shape))
     samples, states = labels.shape
@@ -176,17 +202,21 @@ def extended(targets: Tensor, lengths: Any, blank: int, x: Tensor) -> Tensor:
     samples, longest = len(lengths), max(lengths, default=0)
     if targets.dim() == 1:
         starts = [sum(lengths[:n]) for n in range(samples)]
-        place = torch.tensor(starts, device=x.device).unsqueeze(1)
-        place = place + torch.arange(longest, device=x.device)
-        place = torch.clamp(place, 0, max(targets.shape[0] - 1, 0))
-        targets = torch.index_select(targets, 0, place.flatten())
-        targets = targets.reshape(samples, longest)
+        targets = padded(targets, starts, longest)
     targets = targets[:, :longest].to(torch.int64)
     position = torch.arange(longest, device=x.device)
     inside = position < torch.tensor(lengths, device=x.device).unsqueeze(1)
     targets = torch.where(inside, targets, blank)
     pairs = torch.stack([torch.full_like(targets, blank), targets], 2).flatten(1)
     return torch.cat([pairs, torch.full_like(pairs[:, :1], blank)], 1)
+
+
+def padded(targets: Tensor, starts: list[int], longest: int) -> Tensor:
+    """Cut the targets of every sample out of all of them in a row."""
+    place = torch.tensor(starts, device=targets.device).unsqueeze(1)
+    place = place + torch.arange(longest, device=targets.device)
+    place = torch.clamp(place, 0, max(targets.shape[0] - 1, 0))
+    return torch.index_select(targets, 0, place.flatten()).reshape(-1, longest)
 
 
 def moved(x: Tensor, by: int) -> Tensor:
@@ -227,6 +257,7 @@ def sweep_back(emit: Tensor, last: Tensor, skip: Tensor, times: Any) -> list[Ten
 
 RECORDS = (
     Record(forward, ctc_batch, ctc_linearize),
-    Record(aten._ctc_loss.Tensor, decompose=ctc_tensor_decompose),
-    Record(backward, ctc_backward_batch, decompose=ctc_backward_decompose),
+    Record(forward_by_tensor, ctc_batch, ctc_linearize),
+    Record(kernel, ctc_backward_batch, decompose=ctc_backward_decompose),
+    Record(kernel_by_tensor, ctc_backward_batch, decompose=ctc_backward_decompose),
 )

@@ -8,12 +8,18 @@ from torch import Tensor
 from jaxtorch.linear.broadcast import sum_to
 from jaxtorch.linear.operator import General
 from jaxtorch.linear.slopes import norm_scale
-from jaxtorch.rules.batching import batched_at_front, pad_rank, rank_of, to_front
+from jaxtorch.rules.batching import (
+    batched_at_front,
+    pad_rank,
+    rank_of,
+    to_front,
+    tracked,
+)
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
 forward = aten._cdist_forward.default
-backward = aten._cdist_backward.default
+kernel = aten._cdist_backward.default
 
 
 def cdist_batch(size: int, dims: Any, x: Tensor, y: Tensor, p: float, mode: Any) -> Any:
@@ -24,6 +30,13 @@ def cdist_batch(size: int, dims: Any, x: Tensor, y: Tensor, p: float, mode: Any)
     if dims[1] is not None:
         y = pad_rank(to_front(y, dims[1]), rank)
     return forward(x, y, p, mode), 0
+
+
+def backward(g: Tensor, x: Tensor, y: Tensor, p: float, out: Tensor) -> Tensor:
+    """The kernel, or plain operators where torch.autograd asks for a derivative."""
+    if tracked(g, x, y):
+        return cdist_backward_decompose(g, x, y, p, out)
+    return kernel(g, x, y, p, out)  # type: ignore[no-any-return]
 
 
 def cdist_linearize(wanted: Any, x: Tensor, y: Tensor, p: float, mode: Any) -> Any:
@@ -79,6 +92,6 @@ def pdist_decompose(x: Tensor, p: float = 2) -> Tensor:
 
 RECORDS = (
     Record(forward, cdist_batch, cdist_linearize),
-    Record(backward, cdist_backward_batch, decompose=cdist_backward_decompose),
+    Record(kernel, cdist_backward_batch, decompose=cdist_backward_decompose),
     Record(aten._pdist_forward.default, decompose=pdist_decompose),
 )

@@ -14,7 +14,7 @@ from jaxtorch.linear.normalization import (
     WeightDerivative,
     backward_by_parts,
 )
-from jaxtorch.rules.batching import batched_at_front, rank_of, to_front
+from jaxtorch.rules.batching import batched_at_front, rank_of, to_front, tracked
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
@@ -300,13 +300,23 @@ def group_norm_linearize(
     _, mean, rstd = outs
 
     def kernel(g: Tensor, mask: list[bool]) -> Any:
-        return group_norm_backward(
+        return group_norm_kernel(
             g.contiguous(), x.contiguous(), mean, rstd, weight, n, c, hxw, group, mask
         )
 
     asked = [w is not None for w in wanted[:3]]
     layout = group_layout(x, n, c, hxw, group)
     return outs, operators_of(asked, layout, x, outs, weight, bias, kernel)
+
+
+def group_norm_kernel(
+    g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Any, *rest: Any
+) -> Any:
+    """The kernel, or plain operators where torch.autograd asks for a derivative."""
+    call = group_norm_backward
+    if tracked(g, x, weight):
+        call = group_norm_backward_decompose
+    return call(g, x, mean, rstd, weight, *rest)
 
 
 def group_norm_backward_batch(
@@ -338,7 +348,7 @@ def group_norm_backward_batch(
         folded = [t.flatten(0, 1).contiguous() for t in (h, x, mean, rstd)]
         only = [True, False, False]
         sizes = (size * n, c, hxw, group)
-        dx = unfold(group_norm_backward(*folded, weight, *sizes, only)[0], size, n)
+        dx = unfold(group_norm_kernel(*folded, weight, *sizes, only)[0], size, n)
     if mask[1]:
         split = (size, n, group, c // group, hxw)
         g_x = torch.sum((g * x).reshape(split), 4)

@@ -147,7 +147,9 @@ def std_scale(x: Tensor, dims: list[int], correction: Any) -> Callable[..., Tens
     of_var = var_scale(x, dims, correction)
 
     def scale(t: Tensor, x: Tensor, out: Tensor) -> Tensor:
-        halved = torch.where(out == 0, 0, t / (out * 2))
+        if x.numel() == 0:
+            return x * t
+        halved = torch.where(out == 0, 0, t / torch.where(out == 0, 1, out * 2))
         return of_var(halved, x, out)
 
     return scale
