@@ -15,6 +15,7 @@ from jaxtorch.transforms.control_flow.branching import cond
 from jaxtorch.transforms.control_flow.looping import fori_loop, while_loop
 from jaxtorch.transforms.control_flow.mapping import map
 from jaxtorch.transforms.control_flow.scanning import scan
+from jaxtorch.transforms.custom import custom, custom_jvp, custom_vjp
 from jaxtorch.transforms.forward import jvp, linearize
 from jaxtorch.transforms.gradient import grad, grad_and_value, value_and_grad
 from jaxtorch.transforms.hvp import hvp
@@ -27,6 +28,9 @@ __all__ = [
     "FunctionalModuleWithBuffers",
     "combine_state_for_ensemble",
     "cond",
+    "custom",
+    "custom_jvp",
+    "custom_vjp",
     "fori_loop",
     "functional_call",
     "grad",

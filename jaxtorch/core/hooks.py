@@ -1,0 +1,55 @@
+"""Functions of torch that are replaced while a level is open, and only then.
+
+Some of torch's Python functions never reach the dispatcher: ``Function.apply`` runs the
+user's forward without recording, and ``torch.autograd.grad`` asks the C++ engine, which
+has not seen our tape. Each replacement is an attribute, set when the first thread opens
+a level and set back when the last one closes its own. A replacement begins by asking
+whether a level is open in *its* thread, and calls the original where none is.
+"""
+
+import threading
+from typing import Any
+
+_lock = threading.Lock()
+_acquire = _lock.acquire
+_release = _lock.release
+
+
+class Replaced:
+    """The replacements, and how many threads have a level open."""
+
+    def __init__(self) -> None:
+        self.threads = 0
+        self.table: list[tuple[Any, str, Any, Any]] = []
+
+
+_replaced = Replaced()
+
+
+def replace(owner: Any, name: str, original: Any, replacement: Any) -> None:
+    """Set ``owner.name`` to ``replacement`` while any thread has a level open."""
+    _replaced.table.append((owner, name, original, replacement))
+
+
+def hold() -> None:
+    """Note that a thread opened its first level."""
+    _acquire()
+    try:
+        _replaced.threads += 1
+        if _replaced.threads == 1:
+            for owner, name, _, replacement in _replaced.table:
+                setattr(owner, name, replacement)
+    finally:
+        _release()
+
+
+def drop() -> None:
+    """Note that a thread closed its last level."""
+    _acquire()
+    try:
+        _replaced.threads -= 1
+        if not _replaced.threads:
+            for owner, name, original, _ in _replaced.table:
+                setattr(owner, name, original)
+    finally:
+        _release()
