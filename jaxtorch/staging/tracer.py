@@ -30,7 +30,7 @@ from jaxtorch.core.level import (
     make_wrapper,
 )
 from jaxtorch.core.primitive import Kind, Primitive, primitive_of
-from jaxtorch.errors import DataDependentError, explain
+from jaxtorch.errors import DataDependentError, MissingRuleError, explain
 
 aten = torch.ops.aten
 
@@ -45,6 +45,9 @@ class TraceTensor(Wrapper):
     def rebind(self, other: Self) -> None:
         self.value = other.value
         self.node = other.node
+
+    def with_value(self, value: Tensor) -> Tensor:
+        return value
 
     def __repr__(  # type: ignore[override]
         self, *, tensor_contents: Any = None
@@ -218,7 +221,7 @@ class TraceLevel(Level):
         if "device" in named or not devices:
             named["device"] = torch.device("meta")
         with torch._C._DisableTorchDispatch():
-            out = overload(*values, **named)
+            out = on_meta(overload, values, named)
         node = self.graph.call_function(overload, tuple(nodes), named_nodes)
         return self.wrap_output(out, node, torch.device(device))
 
@@ -285,6 +288,22 @@ def any_mask(indices: Sequence[Tensor | None]) -> bool:
     """Tell whether any index selects by truth, so that the values decide the shape."""
     masks = (torch.bool, torch.uint8)
     return any(index is not None and index.dtype in masks for index in indices)
+
+
+def on_meta(overload: OpOverload, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Run a call on meta tensors; say what is missing where it has no such kernel."""
+    try:
+        return overload(*args, **kwargs)
+    except NotImplementedError as error:
+        raise MissingRuleError(
+            explain(
+                "jit",
+                f"{overload} can't be staged: it has no kernel for meta tensors.",
+                "register a fake implementation (torch.library.register_fake), or call "
+                "it outside of jit",
+                f"at {user_line()}",
+            )
+        ) from error
 
 
 def to_meta(tensor: Tensor) -> Tensor:
