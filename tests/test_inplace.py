@@ -351,6 +351,29 @@ def test_write_under_no_grad_keeps_the_derivative() -> None:
     assert_close(grad(func)(torch.ones(2)), torch.full((2,), 2.0))
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_write_under_no_grad_keeps_the_derivatives_of_every_level(batched: bool) -> None:
+    w = torch.randn(3, dtype=torch.float64, requires_grad=True)
+
+    def func(x: Tensor) -> Tensor:
+        y = (w if batched else x) * 2
+        with torch.no_grad():
+            y.mul_(x if batched else 3)
+        return (y**3).sum()
+
+    x = torch.randn(2, 3, dtype=torch.float64)
+    if batched:
+        (got,) = torch.autograd.grad(vmap(func)(x).sum(), w)
+        assert_close(got, (3 * (2 * w * x) ** 2 * 2).sum(0))
+        assert_close(grad(func)(x[0]), torch.zeros(3, dtype=torch.float64))
+    else:
+        assert_close(grad(func)(x[0]), 3 * (6 * x[0]) ** 2 * 2)
+        second = torch.diag(6 * (6 * x[0]) * 4)
+        assert_close(jacrev(grad(func))(x[0]), second)
+        assert_close(vmap(jacrev(grad(func)))(x)[0], second)
+        assert_close(vmap(grad(func))(x), 3 * (6 * x) ** 2 * 2)
+
+
 def test_view_that_is_read_again_under_no_grad_keeps_its_derivative() -> None:
     def func(x: Tensor) -> Tensor:
         y = x.clone()

@@ -14,6 +14,7 @@ from jaxtorch.core.level import (
     Wrapper,
     any_requires_grad,
     keep_derivatives,
+    keep_history,
     make_index,
     make_wrapper,
     tracked_by_autograd,
@@ -39,9 +40,13 @@ class BatchTensor(Wrapper):
         self.batch_dim = other.batch_dim
 
     def keep_history(self, old: Any) -> Any:
-        if not isinstance(self.value, Wrapper) or self.batch_dim != old.batch_dim:
-            return self
-        return wrap(self.level, self.value.keep_history(old.value), self.batch_dim)
+        if self.batch_dim == old.batch_dim:
+            value = keep_history(old.value, self.value)
+            return wrap(self.level, value, self.batch_dim)
+        size = self.level.size
+        with torch.enable_grad(), tracked_by_autograd():
+            past = at_front(old, size)
+        return wrap(self.level, keep_history(past, at_front(self, size)), 0)
 
     def with_value(self, value: Tensor) -> Tensor:
         if not isinstance(value, BatchTensor) or value.level is not self.level:
@@ -74,6 +79,13 @@ class BatchTensor(Wrapper):
         return (
             f"BatchTensor({where}, per-example shape {list(self.shape)},\n{self.value})"
         )
+
+
+def at_front(x: BatchTensor, size: int) -> Tensor:
+    """Return the value with its batch dim in front, repeated where it has none."""
+    if x.batch_dim is None:
+        return x.value.expand(size, *x.value.shape)
+    return x.value.movedim(x.batch_dim, 0) if x.batch_dim else x.value
 
 
 def wrap(level: "BatchLevel", value: Tensor, batch_dim: int | None) -> BatchTensor:

@@ -13,6 +13,7 @@ from jaxtorch.core.level import (
     Wrapper,
     is_index,
     keep_derivatives,
+    keep_history,
     make_index,
     make_wrapper,
     tracked_by_autograd,
@@ -34,9 +35,8 @@ class DualTensor(Wrapper):
         self.tangent = other.tangent
 
     def keep_history(self, old: Any) -> Any:
-        if not isinstance(self.value, Wrapper):
-            return self
-        return wrap(self.level, self.value.keep_history(old.value), self.tangent)
+        value = keep_history(old.value, self.value)
+        return wrap(self.level, value, self.tangent)
 
     def with_value(self, value: Tensor) -> Tensor:
         if isinstance(value, DualTensor) and value.level is self.level:

@@ -115,6 +115,21 @@ def keep_derivatives(old: Tensor, value: Tensor) -> Tensor:
     return out
 
 
+def keep_history(old: Tensor, value: Tensor) -> Any:
+    """Return ``value`` with what was recorded of ``old``: a write under no_grad."""
+    if isinstance(old, Wrapper):
+        if not isinstance(value, Wrapper) or value.level is not old.level:
+            value = old.level.lift(value)
+        return value.keep_history(old)  # type: ignore[attr-defined]
+    if isinstance(value, Wrapper) or not old.requires_grad:
+        return value
+    with torch.enable_grad(), tracked_by_autograd():
+        out = old.clone()
+        out.detach().copy_(value)
+    return out
+
+
+
 def direct(overload: OpOverload, slow: Any, reflected: bool = False) -> Any:
     """Return a Python operator that calls ``dispatch`` without a way through C++.
 

@@ -21,6 +21,7 @@ from jaxtorch.core.level import (
     Wrapper,
     is_index,
     keep_derivatives,
+    keep_history,
     make_index,
     make_wrapper,
 )
@@ -61,7 +62,8 @@ class TapeTensor(Wrapper):
         self.index = other.index
 
     def keep_history(self, old: Any) -> Any:
-        return wrap(self.level, self.value, old.node, old.index)
+        value = keep_history(old.value, self.value)
+        return wrap(self.level, value, old.node, old.index)
 
     def with_value(self, value: Tensor) -> Tensor:
         if isinstance(value, TapeTensor) and value.level is self.level:
