@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch.staging.memory import bytes_made, storages
+from jaxtorch.staging.rewriting import VIEWS
 
 LIMIT = 1 << 20
 """The largest constant that is kept, in bytes; a larger one is made at each call."""
@@ -22,7 +23,8 @@ def fold_constants(graph: fx.Graph, is_pure: Any) -> list[Tensor]:
     with torch.no_grad(), torch._C._DisableTorchDispatch():
         for node in graph.nodes:
             if is_constant(node, known, is_pure) and shared.isdisjoint(storages(node)):
-                value = node.target(*real(node.args, known), **node.kwargs)
+                target: Any = torch.reshape if node.target in VIEWS else node.target
+                value = target(*real(node.args, known), **node.kwargs)
                 if isinstance(value, Tensor):
                     known[node] = value
     constants = []

@@ -12,6 +12,7 @@ from jaxtorch.staging.memory import order_for_memory, storages
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.rewriting import infer, infer_again
 from jaxtorch.staging.simplify import simplify
+from jaxtorch.staging.untracked import drop_inner_marks
 
 
 def is_pure(node: Any) -> bool:
@@ -106,6 +107,7 @@ def optimize_graph(
     placeholders that constant folding put behind the others.
     """
     before = output_storages(graph)
+    drop_inner_marks(graph)
     counts = {"dead code": 0, "common subexpressions": 0, "simplified": 0}
     while True:
         counts["dead code"] += drop_dead_code(graph)

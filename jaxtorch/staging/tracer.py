@@ -31,8 +31,15 @@ from jaxtorch.core.level import (
 )
 from jaxtorch.core.primitive import Kind, Primitive, primitive_of
 from jaxtorch.errors import DataDependentError, MissingRuleError, explain
+from jaxtorch.staging.untracked import UNTRACKED
 
 aten = torch.ops.aten
+LIKE_FIRST = {
+    aten._sample_dirichlet.default,
+    aten._standard_gamma_grad.default,
+    aten.binomial.default,
+}
+"""Operators without a kernel for meta tensors; the result is like the first tensor."""
 
 
 class TraceTensor(Wrapper):
@@ -125,6 +132,7 @@ class TraceLevel(Level):
     def __enter__(self) -> Self:
         self.mode.__enter__()  # type: ignore[no-untyped-call]
         super().__enter__()
+        self.grad_mode = torch.is_grad_enabled()
         self.outer_mode = STATE.mode
         if self.depth > 1:
             STATE.mode = NestedMode(self)
@@ -250,7 +258,7 @@ class TraceLevel(Level):
     def wrap_output(self, out: Any, node: fx.Node, device: torch.device) -> Any:
         """Wrap the tensors of an output; several are taken out of the node's tuple."""
         if isinstance(out, Tensor):
-            return self.wrap(out, node, device)
+            return self.wrap(out, self.marked(out, node, device), device)
         if isinstance(out, (list, tuple)):
             node.meta["val"] = tuple(out)
             node.meta["device"] = device
@@ -262,6 +270,17 @@ class TraceLevel(Level):
             ]
             return wrapped if isinstance(out, list) else tuple(wrapped)
         return out
+
+    def marked(self, value: Tensor, node: fx.Node, device: torch.device) -> fx.Node:
+        """Return a node, and under ``torch.no_grad`` one that stops its derivative."""
+        if torch.is_grad_enabled() or not self.grad_mode:
+            return node
+        if not (value.is_floating_point() or value.is_complex()):
+            return node
+        node.meta["val"] = value
+        node.meta["device"] = device
+        mark: Any = UNTRACKED
+        return self.graph.call_function(mark, (node,))
 
     def refuse_data_dependence(self, overload: OpOverload, args: Any) -> None:
         """Raise for an operation whose result can't be known before the values are."""
@@ -292,6 +311,8 @@ def any_mask(indices: Sequence[Tensor | None]) -> bool:
 
 def on_meta(overload: OpOverload, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Run a call on meta tensors; say what is missing where it has no such kernel."""
+    if overload in LIKE_FIRST:
+        return torch.empty_like(args[0])
     try:
         return overload(*args, **kwargs)
     except NotImplementedError as error:

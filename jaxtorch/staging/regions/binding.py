@@ -103,7 +103,7 @@ def bind(region: Bound, args: list[Any]) -> list[Any]:
     raise NotImplementedError(level.transform)
 
 
-def emit(trace: TraceLevel, region: Bound, args: list[Any]) -> list[TraceTensor]:
+def emit(trace: TraceLevel, region: Bound, args: list[Any]) -> list[Any]:
     """Stage a region and put it into the graph of ``trace``."""
     handles = [
         a if type(a) is TraceTensor and a.level is trace else trace.capture(a)
@@ -121,7 +121,9 @@ def emit(trace: TraceLevel, region: Bound, args: list[Any]) -> list[TraceTensor]
     node.meta["val"] = values
     node.meta["device"] = handles[0].device if handles else torch.get_default_device()
     return [
-        trace.wrap(value, trace.graph.call_function(getitem, (node, i)), kind.device)
+        trace.wrap_output(
+            value, trace.graph.call_function(getitem, (node, i)), kind.device
+        )
         for i, (value, kind) in enumerate(zip(values, staged.outs, strict=True))
     ]
 

@@ -1,0 +1,1 @@
+"""Whole models under the transforms: one file per family of models."""
