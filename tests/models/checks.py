@@ -1,11 +1,12 @@
 """What is checked of every model, against torch.autograd in float64. No model here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import jaxtorch
 
@@ -23,7 +24,8 @@ class Problem:
         criterion: takes the model's output for a batch and its targets.
         point: one batch that the output can be differentiated by: ``inputs[:1]``, or
             the embedding of it. The module takes it as well.
-        options: more keyword arguments of the module.
+        peer: stands in for the module where torch.autograd can't differentiate that
+            twice: the same mathematics with other operators.
     """
 
     module: nn.Module
@@ -31,7 +33,7 @@ class Problem:
     targets: Tensor
     criterion: Callable[[Any, Tensor], Tensor]
     point: Tensor
-    options: dict[str, Any] = field(default_factory=dict)
+    peer: nn.Module | None = None
 
     @property
     def params(self) -> Params:
@@ -40,7 +42,7 @@ class Problem:
 
     def output(self, params: Params, x: Tensor) -> Any:
         """Return the module's output for a batch."""
-        return jaxtorch.functional_call(self.module, params, (x,), self.options)
+        return jaxtorch.functional_call(self.module, params, x)
 
     def loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a batch."""
@@ -52,7 +54,10 @@ class Problem:
 
     def plain_output(self, params: Params, x: Tensor) -> Any:
         """Return the module's output for a batch; nothing of jaxtorch runs."""
-        return torch.func.functional_call(self.module, params, (x,), self.options)
+        module = self.module if self.peer is None else self.peer
+        # PyTorch differentiates only this form of attention twice.
+        with sdpa_kernel(SDPBackend.MATH):
+            return torch.func.functional_call(module, params, x)
 
     def plain_loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a batch; nothing of jaxtorch runs."""
