@@ -8,13 +8,12 @@ from torch import Tensor
 from typing_extensions import Self
 
 from jaxtorch.core import fallback
+from jaxtorch.core.history import keep_derivatives, keep_history
 from jaxtorch.core.level import (
     DEAD,
     Level,
     Wrapper,
     any_requires_grad,
-    keep_derivatives,
-    keep_history,
     make_index,
     make_wrapper,
     tracked_by_autograd,

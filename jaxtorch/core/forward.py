@@ -8,12 +8,11 @@ from torch import Tensor
 from typing_extensions import Self
 
 from jaxtorch.core import fallback
+from jaxtorch.core.history import keep_derivatives, keep_history
 from jaxtorch.core.level import (
     Level,
     Wrapper,
     is_index,
-    keep_derivatives,
-    keep_history,
     make_index,
     make_wrapper,
     tracked_by_autograd,
