@@ -178,8 +178,11 @@ def case_of(op: Any, name: str, samples: list[Any]) -> Case:
     found = [example_like(s, leaves, spec) for s in samples]
     first = tuple(leaves[i].detach() for i in places)
     examples = tuple(first if e is None else e for e in found)
-    rng = is_random(raw, first)
-    return Case(name, seeded(raw) if rng else raw, examples, rng)
+    func: Callable[..., list[Tensor]] = raw
+    if writes(raw, first):
+        func = on_copies(raw)
+    rng = is_random(func, first)
+    return Case(name, seeded(func) if rng else func, examples, rng)
 
 
 def example_like(
@@ -213,6 +216,22 @@ class RandomWatch(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags:
             self.seen = True
         return func(*args, **(kwargs or {}))
+
+
+def writes(func: Callable[..., list[Tensor]], example: Sequence[Tensor]) -> bool:
+    """Tell whether a call writes into its arguments."""
+    copies = [t.clone() for t in example]
+    versions = [t._version for t in copies]
+    try:
+        func(*copies)
+    except Exception:
+        return False
+    return versions != [t._version for t in copies]
+
+
+def on_copies(func: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+    """Call on copies of the arguments, which may be written."""
+    return lambda *tensors: func(*[t.clone() for t in tensors])
 
 
 def is_random(func: Callable[..., list[Tensor]], example: Sequence[Tensor]) -> bool:

@@ -1,5 +1,6 @@
 """What graph passes share: reading nodes, and putting new calls into a graph."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,7 +45,14 @@ def infer(node: fx.Node) -> Any:
     if "device" in named or not node.all_input_nodes:
         named["device"] = torch.device("meta")
     with torch._C._DisableTorchDispatch():
-        return target(*[meta_of(a) for a in node.args], **named)
+        return run_on_meta(target, [meta_of(a) for a in node.args], named)
+
+
+def run_on_meta(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Call an operator on meta tensors."""
+    if target in LIKE_FIRST:
+        return torch.empty_like(args[0])
+    return target(*args, **kwargs)
 
 
 def infer_again(graph: fx.Graph) -> None:
@@ -65,3 +73,12 @@ def meta_of(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(meta_of(v) for v in value)
     return value.at if isinstance(value, Linear) else value
+
+
+LIKE_FIRST = {
+    torch.ops.aten._sample_dirichlet.default,
+    torch.ops.aten._standard_gamma_grad.default,
+    torch.ops.aten.binomial.default,
+    torch.ops.aten._dirichlet_grad.default,
+}
+"""Operators without a kernel for meta tensors; the result is like the first tensor."""

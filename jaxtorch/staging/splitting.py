@@ -145,9 +145,7 @@ class Joint:
 class Needed:
     """What the linear part reads: nodes that are kept, and nodes computed anew."""
 
-    def __init__(
-        self, joint: Joint, linear: set[fx.Node], fixed: set[fx.Node]
-    ) -> None:
+    def __init__(self, joint: Joint, linear: set[fx.Node], fixed: set[fx.Node]) -> None:
         self.kept: dict[fx.Node, None] = {}
         self.anew: set[fx.Node] = set()
         self.bound = joint.bound

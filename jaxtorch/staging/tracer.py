@@ -31,15 +31,10 @@ from jaxtorch.core.level import (
 )
 from jaxtorch.core.primitive import Kind, Primitive, primitive_of
 from jaxtorch.errors import DataDependentError, MissingRuleError, explain
+from jaxtorch.staging.rewriting import run_on_meta
 from jaxtorch.staging.untracked import UNTRACKED
 
 aten = torch.ops.aten
-LIKE_FIRST = {
-    aten._sample_dirichlet.default,
-    aten._standard_gamma_grad.default,
-    aten.binomial.default,
-}
-"""Operators without a kernel for meta tensors; the result is like the first tensor."""
 
 
 class TraceTensor(Wrapper):
@@ -242,7 +237,7 @@ class TraceLevel(Level):
         for arg in args:
             if isinstance(arg, Tensor):
                 own = type(arg) is TraceTensor and arg.level is self
-                handle = arg if own else self.capture(arg)
+                handle: Any = arg if own else self.capture(arg)
                 devices.append(handle.device)
                 values.append(handle.value)
                 nodes.append(handle.node)
@@ -262,8 +257,9 @@ class TraceLevel(Level):
         if isinstance(out, (list, tuple)):
             node.meta["val"] = tuple(out)
             node.meta["device"] = device
+            pick = self.graph.call_function
             wrapped = [
-                self.wrap_output(o, self.graph.call_function(getitem, (node, i)), device)
+                self.wrap_output(o, pick(getitem, (node, i)), device)
                 if isinstance(o, Tensor)
                 else o
                 for i, o in enumerate(out)
@@ -311,10 +307,8 @@ def any_mask(indices: Sequence[Tensor | None]) -> bool:
 
 def on_meta(overload: OpOverload, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Run a call on meta tensors; say what is missing where it has no such kernel."""
-    if overload in LIKE_FIRST:
-        return torch.empty_like(args[0])
     try:
-        return overload(*args, **kwargs)
+        return run_on_meta(overload, args, kwargs)
     except NotImplementedError as error:
         raise MissingRuleError(
             explain(

@@ -59,9 +59,7 @@ class Bound(Region):
         """Run, and push tangents forward; None is a zero, or has no derivative."""
         raise NotImplementedError
 
-    def linearize(
-        self, values: list[Any], wanted: list[bool]
-    ) -> tuple[list[Any], Any]:
+    def linearize(self, values: list[Any], wanted: list[bool]) -> tuple[list[Any], Any]:
         """Run; returns the outputs and the linear operator of all wanted values."""
         raise NotImplementedError
 
@@ -211,5 +209,3 @@ class Entry:
 def is_traced() -> bool:
     """Tell whether a function is being staged."""
     return any(isinstance(level, TraceLevel) for level in STATE.levels)
-
-

@@ -100,9 +100,7 @@ class Loop(Bound):
             *consts, active = leaves[: n + 1]
             carry = leaves[n + 1 :]
             news = body(*consts, *cut(active, carry, True))
-            news = [
-                torch.where(active, a, b) for a, b in zip(news, carry, strict=True)
-            ]
+            news = [torch.where(active, a, b) for a, b in zip(news, carry, strict=True)]
             return [active & cond(*consts, *news)[0], *news]
 
         (active,), (dim,) = run_batched(cond, level, dims, values)

@@ -179,9 +179,7 @@ class Scan(Bound):
         results = kept_scan(*values)
         outs = results[:count]
         backward = Backward(self, split, stepwise, values, results[count:])
-        chosen = [
-            want for want, step in zip(wanted, stepwise, strict=True) if step
-        ]
+        chosen = [want for want, step in zip(wanted, stepwise, strict=True) if step]
 
         def pull(cotangents: list[Tensor]) -> list[Tensor]:
             pulled = backward(cotangents)
@@ -222,7 +220,10 @@ class Backward:
         totals = [torch.zeros_like(value) for value in self.totals]
         a, b = len(carried), len(totals)
         region = Scan(
-            self.step, (len(self.consts), a + b), self.scan.length, not self.scan.reverse
+            self.step,
+            (len(self.consts), a + b),
+            self.scan.length,
+            not self.scan.reverse,
         )
         results = region(*self.consts, *carried, *totals, *given, *self.xs)
         return [*results[a : a + b], *results[:a], *results[a + b :]]
@@ -231,7 +232,11 @@ class Backward:
         """Pull back through one step; add up the cotangents of the constants."""
         a, b = self.carried, len(self.totals)
         n = len(self.consts)
-        consts, carried, totals = leaves[:n], leaves[n : n + a], leaves[n + a : n + a + b]
+        consts, carried, totals = (
+            leaves[:n],
+            leaves[n : n + a],
+            leaves[n + a : n + a + b],
+        )
         rest = leaves[n + a + b :]
         count = len(rest) - len(self.xs)
         given, kept = rest[:count], rest[count:]

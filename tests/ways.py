@@ -1,0 +1,154 @@
+"""By which way a case runs under a transform: the core is watched while a law is checked.
+
+The table of ``tests.coverage`` and the comparison of ``tests.against_torch_func`` are
+made of this.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+
+import jaxtorch
+from jaxtorch.core import fallback
+from jaxtorch.errors import RandomnessError
+from tests import laws
+from tests.law_cases import Case, NotApplicableError
+
+# The laws that are checked of each transform: the next one where one says nothing.
+LAWS_OF = {
+    "vmap": ("batch",),
+    "jvp": ("difference", "transpose"),
+    "vjp": ("vjp", "transpose"),
+    "vjp of vjp": ("vjp_vjp",),
+    "vmap of vjp": ("vmap_vjp",),
+}
+TRANSFORMS = tuple(LAWS_OF)
+
+NO_WORD = "-"
+WORDS = ("rule", "decomposition", "loop", "no")
+"""From the best to the worst."""
+
+
+class Watch:
+    """Notes, while it is on, what stood in for rules that are missing."""
+
+    def __init__(self) -> None:
+        self.decomposed = False
+        self.looped = False
+
+    @property
+    def word(self) -> str:
+        """The worst that happened."""
+        if self.looped:
+            return "loop"
+        return "decomposition" if self.decomposed else "rule"
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        """Watch the fall-backs of the core."""
+        decompose, loop = fallback.decompose, fallback.loop
+
+        def watched_decompose(*args: Any) -> Any:
+            out = decompose(*args)
+            if out is not NotImplemented:
+                self.decomposed = True
+            return out
+
+        def watched_loop(*args: Any) -> Any:
+            self.looped = True
+            return loop(*args)
+
+        with (
+            mock.patch.object(fallback, "decompose", watched_decompose),
+            mock.patch.object(fallback, "loop", watched_loop),
+        ):
+            yield
+
+
+Outcome = tuple[str, str]
+"""A word, and the reason of "no" or "-"."""
+
+
+def held(case: Case, names: Sequence[str]) -> None:
+    """Check the first of the laws that says anything about a case."""
+    reasons = []
+    for name in names:
+        try:
+            return laws.LAWS[name](case)
+        except NotApplicableError as error:
+            reasons.append(str(error))
+    raise NotApplicableError("; ".join(reasons))
+
+
+def first_line(error: Exception) -> str:
+    """Return the kind of an error and the first line of its text."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def says_nothing(case: Case, error: Exception) -> bool:
+    """Tell whether an error is no failure: ``randomness=`` forbids what was tried."""
+    if isinstance(error, NotApplicableError):
+        return True
+    named = isinstance(error, RandomnessError) or "randomness" in str(error)
+    return case.rng and named
+
+
+def our_way(case: Case, transform: str) -> Outcome:
+    """Return how jaxtorch runs a case under a transform."""
+    watch = Watch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with watch.on():
+                held(case, LAWS_OF[transform])
+        except Exception as error:
+            word = NO_WORD if says_nothing(case, error) else "no"
+            return word, first_line(error)
+    return watch.word, ""
+
+
+def their_way(case: Case, transform: str) -> Outcome:
+    """Return "rule", "loop" or "no" of ``torch.func``."""
+    peer = SimpleNamespace(
+        vmap=torch_vmap,
+        vjp=torch.func.vjp,
+        # There jvp is the oracle of what vjp gives.
+        jvp=jaxtorch.jvp if transform == "vjp of vjp" else torch.func.jvp,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            with mock.patch.object(laws, "jaxtorch", peer):
+                held(case, LAWS_OF[transform])
+        except Exception as error:
+            word = NO_WORD if says_nothing(case, error) else "no"
+            return word, first_line(error)
+    if any("performance drop" in str(own.message) for own in caught):
+        return "loop", "runs once per example"
+    return "rule", ""
+
+
+def torch_vmap(func: Any, in_dims: Any, randomness: str, strict: bool) -> Any:
+    """Call ``torch.func.vmap`` as the laws call ours."""
+    return torch.func.vmap(func, in_dims=in_dims, randomness=randomness)
+
+
+def worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the worst of the outcomes; "-" where none has a word."""
+    told = [own for own in outcomes if own[0] != NO_WORD]
+    if not told:
+        return outcomes[0] if outcomes else (NO_WORD, "no case")
+    return max(told, key=lambda own: WORDS.index(own[0]))
+
+
+Way = Callable[[Case, str], Outcome]
+
+
+def row(cases: Sequence[Case], way: Way) -> dict[str, Outcome]:
+    """Return the worst outcome of the cases under each transform."""
+    return {t: worst([way(case, t) for case in cases]) for t in TRANSFORMS}
