@@ -144,7 +144,18 @@ def channel_shuffle_decompose(x: Tensor, groups: int) -> Tensor:
     return torch.unflatten(x, 1, sizes).transpose(1, 2).flatten(1, 2)
 
 
+def lanczos_pair() -> tuple[Record, ...]:
+    """Make the records of Lanczos resampling, which older PyTorch lacks."""
+    forward = getattr(aten, "_upsample_lanczos2d_aa", None)
+    if forward is None:
+        return ()
+    return upsample_pair(
+        forward.default, aten._upsample_lanczos2d_aa_backward.default, 2
+    )
+
+
 RECORDS = (
+    *lanczos_pair(),
     *upsample_pair(
         aten.upsample_nearest1d.default, aten.upsample_nearest1d_backward.default, 1
     ),
