@@ -169,7 +169,7 @@ def from_weight(
     out, total = outs
     classes = ByClass(target, weight.shape[0], ignore_index)
 
-    def slope() -> Tensor:
+    def slope() -> Any:
         loss = forward(x, target, None, NONE, ignore_index)[0]
         return (loss - out) / total if reduction == MEAN else loss
 

@@ -313,10 +313,9 @@ def group_norm_kernel(
     g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Any, *rest: Any
 ) -> Any:
     """The kernel, or plain operators where torch.autograd asks for a derivative."""
-    call = group_norm_backward
     if tracked(g, x, weight):
-        call = group_norm_backward_decompose
-    return call(g, x, mean, rstd, weight, *rest)
+        return group_norm_backward_decompose(g, x, mean, rstd, weight, *rest)
+    return group_norm_backward(g, x, mean, rstd, weight, *rest)
 
 
 def group_norm_backward_batch(
