@@ -395,3 +395,22 @@ def test_view_that_was_taken_under_no_grad_stays_a_constant() -> None:
         return view.sum() * y.sum()
 
     assert_close(grad(func)(torch.ones(2)), torch.tensor([9.0, 9.0]))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda y: y.pow_(3),
+        lambda y: y.square_(),
+        lambda y: y.float_power_(3),
+        lambda y: y.ldexp_(torch.ones(3)),
+        lambda y: y.polygamma_(1),
+    ],
+)
+def test_writes_whose_twin_has_another_signature(write: Any) -> None:
+    x = torch.rand(3, dtype=torch.float64) + 1
+    func = lambda x: write(x.clone())  # noqa: E731
+    expected = torch.autograd.functional.jacobian(func, x)
+    for own in (jacrev(func), jacfwd(func)):
+        assert_close(own(x), expected)
+    assert_close(vmap(func)(x.unsqueeze(0)), func(x).unsqueeze(0))

@@ -75,8 +75,15 @@ def functional_twin(overload: OpOverload) -> OpOverload | None:
         packet = getattr(ops, packet_name, None)
         if packet is not None and own in packet.overloads():
             twin = getattr(packet, own)
-            return None if kind_of(twin) is Kind.MUTATION else twin
+            fits = kind_of(twin) is not Kind.MUTATION and same_types(overload, twin)
+            return twin if fits else None
     return None
+
+
+def same_types(overload: OpOverload, twin: OpOverload) -> bool:
+    """Tell whether a twin takes what the overload takes: ``pow.Scalar`` does not."""
+    own = [str(a.type) for a in overload._schema.arguments]
+    return own == [str(a.type) for a in twin._schema.arguments]
 
 
 def missing_defaults(
@@ -104,8 +111,12 @@ FUNCTIONAL_TWINS: dict[OpOverload, OpOverload] = {
     aten.__irshift__.Scalar: aten.__rshift__.Scalar,
     aten.__irshift__.Tensor: aten.__rshift__.Tensor,
     aten.bernoulli_.float: aten.bernoulli.p,
+    aten.float_power_.Scalar: aten.float_power.Tensor_Scalar,
+    aten.float_power_.Tensor: aten.float_power.Tensor_Tensor,
     aten.floor_divide_.Tensor: aten.floor_divide.default,
+    aten.ldexp_.default: aten.ldexp.Tensor,
     aten.normal_.default: aten.normal_functional.default,
+    aten.pow_.Scalar: aten.pow.Tensor_Scalar,
     aten.pow_.Tensor: aten.pow.Tensor_Tensor,
     aten.transpose_.default: aten.transpose.int,
     torch.ops.prims.copy_to.default: aten.copy.default,

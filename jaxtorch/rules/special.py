@@ -62,6 +62,11 @@ def polygamma_linearize(wanted: Any, order: int, x: Tensor) -> Any:
     )
 
 
+def polygamma_inplace_decompose(x: Tensor, order: int) -> Tensor:
+    """The out-of-place form takes its arguments in the other order."""
+    return x.copy_(torch.polygamma(order, x))
+
+
 def mvlgamma_scale(t: Tensor, x: Tensor, p: int) -> Tensor:
     """``d mvlgamma_p(x) = sum_j digamma(x - j / 2) dx``."""
     total = torch.digamma(x)
@@ -201,6 +206,7 @@ RECORDS = (
         lambda size, dims, n, x: (torch.polygamma(n, x), dims[1]),
         polygamma_linearize,
     ),
+    Record(aten.polygamma_.default, decompose=polygamma_inplace_decompose),
     unary(aten.mvlgamma.default, mvlgamma_scale),
     unary(aten.i0.default, lambda t, x: t * torch.special.i1(x)),
     unary(aten.special_i0e.default, i0e_scale, "both"),
