@@ -74,8 +74,9 @@ def flops_of(node: fx.Node) -> int:
     """Count the flops of one call by running it on meta tensors."""
     if node.op != "call_function" or node.target is getitem:
         return 0
-    if isinstance(node.target, Region):
-        return node.target.flops(flops_in)
+    target: Any = node.target
+    if isinstance(target, Region):
+        return target.flops(flops_in)
     kwargs = {k: meta_of(v) for k, v in node.kwargs.items()}
     if "device" in kwargs:
         kwargs["device"] = torch.device("meta")
@@ -83,7 +84,7 @@ def flops_of(node: fx.Node) -> int:
         return 0
     counter = FlopCounterMode(display=False)
     with counter:
-        node.target(*[meta_of(a) for a in node.args], **kwargs)
+        target(*[meta_of(a) for a in node.args], **kwargs)
     return int(counter.get_total_flops())
 
 

@@ -1,8 +1,8 @@
 """The derivative of a graph in two parts: what runs forward, and what is linear.
 
 The function and its pullback are traced as one graph. What depends on a cotangent is
-the linear part; what that reads of the rest are the residuals. Views, constants and what
-depends on invariant inputs alone are computed anew instead of kept.
+the linear part; what that reads of the rest are the residuals. Views, constants and
+what depends on invariant inputs alone are computed anew instead of kept.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,8 +40,8 @@ class Split:
 
     Attributes:
         forward: ``(*values) -> (*outs, *made)``.
-        linear: ``(*read, *made, *cotangents) -> cotangents of the wanted values``; there
-            is a cotangent for each output that has derivatives.
+        linear: ``(*read, *made, *cotangents) -> cotangents of the wanted values``;
+            there is a cotangent for each output that has derivatives.
         outs: the kinds of the outputs.
         read: the positions of the values that the linear part reads.
         made: the kinds of the residuals that the forward part makes.

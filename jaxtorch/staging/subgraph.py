@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch.core import alias
-from jaxtorch.core.level import STATE, Wrapper
+from jaxtorch.core.level import STATE
 from jaxtorch.errors import MutationError, explain
 from jaxtorch.staging.execution import compile_graph
 from jaxtorch.staging.passes import optimize_graph
@@ -115,10 +115,10 @@ def add_input(level: TraceLevel, kind: Kind) -> TraceTensor:
 def handle_of(level: TraceLevel, out: Tensor) -> TraceTensor:
     """Return the handle of an output at ``level``."""
     own = type(out) is TraceTensor and out.level is level
-    handle = out if own else level.capture(out)
+    handle: Any = out if own else level.capture(out)
     if handle.alias is not None:
         alias.refresh(handle)
-    return handle
+    return handle  # type: ignore[no-any-return]
 
 
 def refuse_writes(where: object, level: TraceLevel, handles: list[TraceTensor]) -> None:
@@ -139,8 +139,3 @@ def written(where: object) -> MutationError:
             f"at {user_line()}",
         )
     )
-
-
-def is_wrapped(values: Sequence[Any]) -> bool:
-    """Tell whether any value is a wrapper."""
-    return any(isinstance(value, Wrapper) for value in values)

@@ -30,7 +30,7 @@ UNTRACKED = Untracked()
 
 
 def drop_inner_marks(graph: fx.Graph) -> int:
-    """Drop the marks of values that only marked values are made of; returns how many."""
+    """Drop marks of what only marked values are made of; returns how many."""
     dropped = 0
     for node in list(graph.nodes):
         if node.target is UNTRACKED and all(map(is_hidden, node.users)):

@@ -15,7 +15,7 @@ from jaxtorch.core.batching import wrap as wrap_batch
 from jaxtorch.core.fallback import Within
 from jaxtorch.core.forward import DualTensor, ForwardLevel
 from jaxtorch.core.forward import wrap as wrap_dual
-from jaxtorch.core.level import STATE, Below, innermost, unwrap_dead
+from jaxtorch.core.level import Below, innermost, unwrap_dead
 from jaxtorch.core.reverse import Node, ReverseLevel, TapeTensor
 from jaxtorch.core.reverse import wrap as wrap_tape
 from jaxtorch.staging.lifting import differentiable
@@ -204,8 +204,3 @@ class Entry:
 
     def apply_transpose(self, cotangent: tuple[Tensor, ...]) -> Tensor:
         return cotangent[self.place]
-
-
-def is_traced() -> bool:
-    """Tell whether a function is being staged."""
-    return any(isinstance(level, TraceLevel) for level in STATE.levels)

@@ -5,7 +5,8 @@ from typing import Any
 
 from jaxtorch.errors import ArgumentTypeError, explain
 from jaxtorch.staging.regions.branch import Branch, select
-from jaxtorch.staging.subgraph import kind_of, user_line
+from jaxtorch.staging.subgraph import kind_of
+from jaxtorch.staging.tracer import user_line
 from jaxtorch.transforms.control_flow.forms import (
     BATCHED,
     TRACED,

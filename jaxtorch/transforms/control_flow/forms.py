@@ -11,8 +11,8 @@ from jaxtorch.core import alias
 from jaxtorch.core.batching import BatchTensor
 from jaxtorch.core.level import STATE, Wrapper
 from jaxtorch.errors import ArgumentTypeError, explain
-from jaxtorch.staging.subgraph import Kind, Subgraph, kind_of, trace, user_line, written
-from jaxtorch.staging.tracer import TraceLevel, TraceTensor
+from jaxtorch.staging.subgraph import Kind, Subgraph, kind_of, trace, written
+from jaxtorch.staging.tracer import TraceLevel, TraceTensor, user_line
 
 NUMBERS = (bool, int, float, complex)
 BATCHED = "batched"
@@ -46,7 +46,7 @@ class Form(NamedTuple):
 def separate(tree: Any) -> tuple[list[Tensor], Form]:
     """Return the tensors of a tree and its form; Python numbers become tensors."""
     leaves, spec = pytree.flatten(tree)
-    tensors = []
+    tensors: list[Any] = []
     others: list[Any] = []
     weak = []
     for leaf in leaves:

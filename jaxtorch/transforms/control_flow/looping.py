@@ -9,7 +9,8 @@ from torch import Tensor
 from jaxtorch.errors import ArgumentTypeError, explain
 from jaxtorch.staging.regions.branch import cut
 from jaxtorch.staging.regions.loop import Loop
-from jaxtorch.staging.subgraph import kind_of, user_line
+from jaxtorch.staging.subgraph import kind_of
+from jaxtorch.staging.tracer import user_line
 from jaxtorch.transforms.control_flow.forms import (
     BATCHED,
     Form,

@@ -12,9 +12,7 @@ from jaxtorch.transforms.naming import Where
 from jaxtorch.transforms.vmap import vmap
 
 
-def map(  # noqa: A001
-    f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None
-) -> Any:
+def map(f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> Any:
     """Apply ``f`` to each slice of ``xs``, one after the other, and stack the results.
 
     The results are those of ``vmap(f)(xs)``; memory is that of one slice at a time, and

@@ -195,8 +195,6 @@ def staged_scan(
         ]
         return form.join(carry), ys_form.join(made)
     n = len(closed.captured)
-    region = Scan(
-        lambda *v: closed.graph(*v[n:], *v[:n]), (n, count), length, reverse
-    )
+    region = Scan(lambda *v: closed.graph(*v[n:], *v[:n]), (n, count), length, reverse)
     results = region(*closed.captured, *carry, *xs[0])
     return form.join(results[:count]), ys_form.join(results[count:])
