@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"| {transform} |", " | ".join(numbers), "|")
     print("\nOnly torch.func passes:", *lines["theirs"], sep="\n")
     print("\nNeither passes (our reason):", *lines["neither"], sep="\n")
-    print("\nOnly jaxtorch passes (the reason of torch.func):", *lines["ours"], sep="\n")
+    print("\nOnly jaxtorch passes (torch.func's reason):", *lines["ours"], sep="\n")
     return 0
 
 

@@ -86,6 +86,19 @@ def test_dropout_needs_a_word_on_randomness() -> None:
 def test_dropout_that_evaluates() -> None:
     problem = sequences(dropout=0.5)
     problem.module.eval()
-    # Without gradients PyTorch would run a fused layer instead.
     found = per_sample(problem)(problem.params, problem.inputs, problem.targets)
     compare(found, per_sample_by_loop(problem))
+
+
+@torch.no_grad()
+def test_fused_layer() -> None:
+    """Without gradients an encoder that evaluates calls one kernel for each layer."""
+    problem = sequences(dropout=0.5)
+    module, x = problem.module.eval(), problem.inputs
+    expected = module(x)
+    for found in (
+        jaxtorch.vmap(lambda x: module(x.unsqueeze(0)).squeeze(0), strict=True)(x),
+        jaxtorch.jit(module)(x),
+        jaxtorch.jvp(module, (x,), (x,))[0],
+    ):
+        torch.testing.assert_close(found, expected)

@@ -1,0 +1,262 @@
+"""A command that writes docs/coverage.md: by which way each operator runs.
+
+    python -m tests.coverage [--out docs/coverage.md]
+
+Two tables: the operators of PyTorch's database, and the overloads that have a record.
+Nothing is read off the records: each word is seen while a law of ``tests.laws`` is
+checked. The calls of an overload are picked up while the database runs.
+"""
+
+import argparse
+import collections
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import jaxtorch
+from jaxtorch.core.level import Wrapper
+from jaxtorch.rules.table import TABLE
+from tests import law_cases, laws
+from tests.law_cases import MAX_NUMEL, Case, NotApplicableError
+from tests.ways import NO_WORD, TRANSFORMS, WORDS, Outcome, our_way, row
+
+FILE = Path(__file__).parent.parent / "docs" / "coverage.md"
+CALLS = 60
+SAMPLES = 2
+UNSEEN = "not met"
+
+HEAD = """# Which way every operator runs
+
+Written by `python -m tests.coverage`; every word was seen while a law of
+`tests/laws.py` was checked against a Python loop and `torch.autograd`.
+
+- **rule**: each primitive that ran has a rule.
+- **decomposition**: some primitive was written with others, ours or PyTorch's.
+- **loop**: some primitive ran once per example, with a warning.
+- **no**: an error, or another value than the oracle's.
+- **-**: nothing to check: no floating-point input or output, no answer of the oracle,
+  or `randomness=` does not allow it.
+"""
+
+
+class Pick(TorchDispatchMode):
+    """Picks up calls of overloads that have a record, with copies of the tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[OpOverload, list[Any]] = collections.defaultdict(list)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        found = self.calls[func] if func in TABLE else None
+        if found is not None and len(found) < CALLS:
+            leaves, spec = pytree.tree_flatten((args, kwargs))
+            if is_plain(leaves):
+                found.append(([copied(leaf) for leaf in leaves], spec))
+        return func(*args, **kwargs)
+
+
+def is_plain(leaves: Sequence[Any]) -> bool:
+    """Tell whether a call is small and holds only ordinary tensors."""
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return sum(t.numel() for t in tensors) <= MAX_NUMEL and not any(
+        isinstance(t, Wrapper) or t.layout is not torch.strided for t in tensors
+    )
+
+
+def copied(leaf: Any) -> Any:
+    """Copy a tensor."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return leaf.detach().resolve_conj().resolve_neg().clone()
+
+
+def pick_up(case: Case) -> dict[OpOverload, list[Any]]:
+    """Run a case and its derivatives; return the calls that plain tensors met."""
+    pick = Pick()
+    runs: list[Callable[[], Any]] = []
+    for example in case.examples:
+        runs.append(lambda example=example: case.func(*example))
+        runs.append(lambda example=example: derivatives(case, example))
+        runs.append(lambda example=example: derivatives(case, example, mapped=True))
+    for run in runs:
+        try:
+            with pick:
+                run()
+        except Exception:
+            continue
+    return pick.calls
+
+
+def derivatives(case: Case, example: Sequence[Tensor], mapped: bool = False) -> None:
+    """Run both autograd systems backward; ours also mapped over the cotangents."""
+    func, inputs = laws.real_function(case, example)
+    cotangents = laws.random_cotangents(func, inputs, 1)
+    laws.autograd_vjp(func, inputs, cotangents)
+    pull = jaxtorch.vjp(func, *inputs)[1]
+    pull(cotangents)
+    if mapped:
+        laws.our_vjp(
+            lambda *xs: laws.our_vjp(func, list(xs), cotangents), inputs, inputs
+        )
+        several = [torch.stack([c, -c]) for c in cotangents]
+        jaxtorch.vmap(lambda *cs: pull(list(cs)))(*several)
+
+
+def signature(call: Any) -> Any:
+    """Return what two calls have in common that may be examples of one batch."""
+    leaves, spec = call
+    own = [(x.shape, x.dtype) if isinstance(x, Tensor) else repr(x) for x in leaves]
+    return repr(spec), repr(own)
+
+
+def numbers_in(call: Any) -> tuple[int, int, int]:
+    """Rank a call as a sample: float64 first, none of its tensors empty, some size."""
+    tensors = [leaf for leaf in call[0] if isinstance(leaf, Tensor)]
+    double = sum(t.dtype in (torch.float64, torch.complex128) for t in tensors)
+    return all(t.numel() for t in tensors), double, sum(t.numel() > 1 for t in tensors)
+
+
+def overload_case(overload: OpOverload, calls: Sequence[Any]) -> Case:
+    """Make a case of the best call of an overload, and of another that is alike."""
+    best = max(calls, key=numbers_in)
+    alike = [c for c in calls if signature(c) == signature(best) and c is not best]
+    leaves, spec = best
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    writes = any(
+        a.alias_info is not None and a.alias_info.is_write
+        for a in overload._schema.arguments
+    )
+
+    def call(*tensors: Tensor) -> list[Tensor]:
+        full = list(leaves)
+        for place, tensor in zip(places, tensors, strict=True):
+            full[place] = tensor.clone() if writes else tensor
+        args, kwargs = pytree.tree_unflatten(full, spec)
+        out = overload(*args, **kwargs)
+        return [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
+
+    examples = [tuple(c[0][i] for i in places) for c in [best, *alike[:1]]]
+    if len(examples) == 1:
+        examples *= 2
+    rng = law_cases.is_random(call, examples[0])
+    func = law_cases.seeded(call) if rng else call
+    return Case(overload.name(), func, tuple(examples), rng)
+
+
+def database() -> Iterator[tuple[str, tuple[Case, ...]]]:
+    """Yield the operators of the database with their cases."""
+    for name in law_cases.NAMES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                yield name, law_cases.cases(name, SAMPLES)
+            except NotApplicableError:
+                continue
+
+
+Table = dict[str, dict[str, Outcome]]
+
+
+def compute() -> tuple[Table, Table]:
+    """Return the two tables."""
+    operators: Table = {}
+    calls: dict[OpOverload, list[Any]] = collections.defaultdict(list)
+    for name, cases in database():
+        if not name.startswith("direct:"):
+            operators[name] = row(cases, our_way)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for case in cases:
+                for overload, found in pick_up(case).items():
+                    room = CALLS - len(calls[overload])
+                    calls[overload] += found[: min(room, 10)]
+    overloads: Table = {}
+    for overload in TABLE:
+        if calls[overload]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                case = overload_case(overload, calls[overload])
+            overloads[overload.name()] = row([case], our_way)
+        else:
+            overloads[overload.name()] = dict.fromkeys(TRANSFORMS, (UNSEEN, ""))
+    return operators, overloads
+
+
+def counts(table: Table) -> list[str]:
+    """Return the lines that count the words of a table."""
+    words = (*WORDS, NO_WORD, UNSEEN)
+    lines = [
+        f"| of {len(table)} | {' | '.join(words)} |",
+        f"| --- |{' ---: |' * len(words)}",
+    ]
+    for transform in TRANSFORMS:
+        seen = collections.Counter(own[transform][0] for own in table.values())
+        numbers = " | ".join(str(seen[word]) for word in words)
+        lines.append(f"| {transform} | {numbers} |")
+    return lines
+
+
+def body(table: Table, what: str) -> list[str]:
+    """Return the lines of a table, a row for each name."""
+    lines = [f"| {what} | {' | '.join(TRANSFORMS)} |", f"| --- |{' --- |' * 5}"]
+    for name in sorted(table):
+        words = " | ".join(table[name][t][0] for t in TRANSFORMS)
+        lines.append(f"| `{name}` | {words} |")
+    return lines
+
+
+def render(operators: Table, overloads: Table) -> str:
+    """Return the text of the file."""
+    parts = [
+        HEAD.rstrip(),
+        "## Counts",
+        "Operators of PyTorch's database:",
+        "\n".join(counts(operators)),
+        "Overloads that have a record:",
+        "\n".join(counts(overloads)),
+        "## Operators of PyTorch's database",
+        "\n".join(body(operators, "operator")),
+        "## Overloads that have a record",
+        "\n".join(body(overloads, "overload")),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """Return the names in a file's tables, and the words beside them."""
+    found = re.findall(r"^\| `([^`]+)` \| (.*) \|$", text, re.MULTILINE)
+    return {name: words.split(" | ") for name, words in found}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the file; print why an operator has "no"."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=FILE)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    operators, overloads = compute()
+    options.out.write_text(render(operators, overloads), encoding="utf-8")
+    for table in (operators, overloads):
+        print(*counts(table), sep="\n")
+        for name, own in table.items():
+            for transform, (word, reason) in own.items():
+                if word in ("no", "loop"):
+                    print(f"  {name}, {transform}: {word}: {reason}")
+    unseen = [n for n, own in overloads.items() if own["vmap"][0] == UNSEEN]
+    print(f"{UNSEEN}:", *unseen, sep="\n  ")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
