@@ -286,3 +286,13 @@ def test_unknown_options_are_refused():
         jit(layer, backend="fast")
     with pytest.raises(ValueError, match="Fix: pass one of 'none', 'safe'"):
         jit(layer, optimize="all")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by Inductor itself
+def test_inductor_takes_what_no_grad_marks():
+    def func(x):
+        with torch.no_grad():
+            scale = torch.exp(x)
+        return x * scale
+
+    torch.testing.assert_close(jit(func, backend="inductor")(X), func(X))

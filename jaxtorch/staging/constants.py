@@ -27,7 +27,7 @@ def fold_constants(graph: fx.Graph, is_pure: Any) -> list[Tensor]:
                 value = target(*real(node.args, known), **node.kwargs)
                 if isinstance(value, Tensor):
                     known[node] = value
-    constants = []
+    constants: list[Tensor] = []
     for node, value in known.items():
         if all(user in known for user in node.users):
             continue

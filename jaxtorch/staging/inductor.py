@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.staging.region import Region
+from jaxtorch.staging.untracked import UNTRACKED
 
 aten = torch.ops.aten
 
@@ -16,8 +17,11 @@ def compile_with_inductor(graph: fx.Graph) -> Callable[..., Any]:
     """Compile a graph; takes seconds, and then about 4 us a call and fused loops."""
     copy = fx.Graph()
     names: dict[fx.Node, fx.Node] = {}
-    examples = []
+    examples: list[Any] = []
     for node in graph.nodes:
+        if node.target is UNTRACKED:  # the compiled program is not differentiated
+            names[node] = names[node.args[0]]
+            continue
         if isinstance(node.target, Region):
             raise UsageError(
                 explain(
