@@ -126,6 +126,7 @@ def contenders(workload: str) -> tuple[dict[str, Call], dict[str, float]]:
     expected = np.asarray(build(TORCH_FUNC)[0](*args))
     staged = {
         "jaxtorch jit": jaxtorch.jit(ours),
+        "jit inductor": jaxtorch.jit(ours, backend="inductor"),
         "torch.compile": torch.compile(build(TORCH_FUNC)[0]),
     }
     calls: dict[str, Call] = {

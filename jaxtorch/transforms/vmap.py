@@ -1,7 +1,7 @@
 """``vmap``: call a function of one example on a whole batch."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -89,16 +89,15 @@ def vmap(
 
     @functools.wraps(func)
     def batched(*args: Any, **kwargs: Any) -> Any:
-        leaves, spec, dims = flatten_inputs(where, in_dims, args, axis_size)
-        size = batch_size(where, leaves, dims, args, axis_size)
+        leaves, spec, dims, size = flatten_inputs(where, in_dims, args, axis_size)
         if chunk_size is None or chunk_size >= size:
             level = BatchLevel(size, randomness, strict)
             outs, out_spec, _ = call_batched(
                 func, level, (leaves, spec, dims), kwargs, out_dims, where
             )
-            return (
-                outs[0] if out_spec is pytree.LEAF else pytree.unflatten(outs, out_spec)
-            )
+            if out_spec is pytree.LEAF:
+                return outs[0]
+            return pytree.unflatten(outs, out_spec)
 
         def run(leaves: list[Any], size: int) -> tuple[list[Any], Any, list[Any]]:
             level = BatchLevel(size, randomness, strict)
@@ -115,8 +114,8 @@ def vmap(
 
 def flatten_inputs(
     where: object, in_dims: Any, args: tuple[Any, ...], axis_size: int | None
-) -> tuple[list[Any], Any, list[Any]]:
-    """Flatten the arguments and give every leaf its dim; check that they fit."""
+) -> tuple[list[Any], Any, list[Any], int]:
+    """Flatten the arguments; return leaves, structure, dims and the batch size."""
     leaves, spec = pytree.flatten_args(args)
     if type(in_dims) is int and leaves:
         dims: list[Any] | None = [in_dims] * len(leaves)
@@ -135,12 +134,27 @@ def flatten_inputs(
                 "give one entry per positional argument (in_dims=(0, None) for two)",
             )
         )
+    size = axis_size
     for index, dim in enumerate(dims):
         if dim is not None:
             leaf = leaves[index]
             if not (isinstance(leaf, Tensor) and 0 == dim < leaf.dim()):
-                dims[index] = check_dim(where, leaf, dim, args, index)
-    return leaves, spec, dims
+                dims[index] = dim = check_dim(where, leaf, dim, args, index)
+            own = leaf.shape[dim]
+            if size is None:
+                size = own
+            elif own != size:
+                message = different_sizes(where, leaves, dims, args, axis_size)
+                raise ArgumentError(message)
+    if size is None:
+        raise ArgumentError(
+            explain(
+                where,
+                "at least one tensor must be mapped, but every in_dim is None.",
+                "give one argument an int in_dim, or pass axis_size=",
+            )
+        )
+    return leaves, spec, dims, size
 
 
 def is_flat_prefix(in_dims: Any, count: int) -> bool:
@@ -215,34 +229,6 @@ def leaf_name(args: Any, index: int) -> str:
     return f"argument {pytree.paths(args, 'args')[index]}"
 
 
-def batch_size(
-    where: object,
-    leaves: Sequence[Any],
-    dims: Sequence[Any],
-    args: Any,
-    axis_size: int | None,
-) -> int:
-    """Return the common size of the mapped dims."""
-    size = axis_size
-    for leaf, dim in zip(leaves, dims, strict=True):
-        if dim is None:
-            continue
-        own = leaf.shape[dim]
-        if size is None:
-            size = own
-        elif own != size:
-            raise ArgumentError(different_sizes(where, leaves, dims, args, axis_size))
-    if size is None:
-        raise ArgumentError(
-            explain(
-                where,
-                "at least one tensor must be mapped, but every in_dim is None.",
-                "give one argument an int in_dim, or pass axis_size=",
-            )
-        )
-    return size
-
-
 def different_sizes(
     where: object, leaves: Any, dims: Any, args: Any, axis_size: int | None
 ) -> str:
@@ -294,7 +280,7 @@ def call_batched(
                 unwrap_output(level, where, leaf, dim)
                 for leaf, dim in zip(outs, flat_dims, strict=True)
             ]
-    for leaf, own, dim in zip(leaves, wrapped, dims, strict=True):
+    for own, leaf, dim in zip(wrapped, leaves, dims, strict=True):
         if dim is not None and own.alias is not None and own.alias.version:
             leaf.copy_(unwrap_output(level, where, own, dim))
     return results, out_spec, flat_dims
