@@ -340,6 +340,23 @@ def test_detach_shares_values_and_not_derivatives() -> None:
     assert_close(value, (y * leaf).sum().detach())
 
 
+@pytest.mark.parametrize("in_dim", [0, 1])
+def test_write_into_a_detached_alias_at_another_batch_dim(in_dim: int) -> None:
+    def func(x: Tensor, scale: Tensor) -> Tensor:
+        y = x * 2
+        y.detach().copy_(scale)
+        return (y * x).sum()
+
+    x = torch.randn(2, 2, dtype=torch.float64)
+    scale = torch.randn(2, 2, dtype=torch.float64)
+    mapped = vmap(func, in_dims=(in_dim, 0))
+    expected = scale.movedim(0, in_dim) + 2 * x
+    assert_close(grad(lambda x: mapped(x, scale).sum())(x), expected)
+    leaf = x.clone().requires_grad_()
+    (got,) = torch.autograd.grad(mapped(leaf, scale).sum(), leaf)
+    assert_close(got, expected)
+
+
 def test_write_under_no_grad_keeps_the_derivative() -> None:
     def func(x: Tensor) -> Tensor:
         y = x * 2

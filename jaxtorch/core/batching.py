@@ -50,10 +50,13 @@ class BatchTensor(Wrapper):
     def with_value(self, value: Tensor) -> Tensor:
         if not isinstance(value, BatchTensor) or value.level is not self.level:
             value = wrap(self.level, value, None)
-        if value.batch_dim != self.batch_dim:
-            return value
-        value = keep_derivatives(self.value, value.value)
-        return wrap(self.level, value, self.batch_dim)
+        if value.batch_dim == self.batch_dim:
+            value = keep_derivatives(self.value, value.value)
+            return wrap(self.level, value, self.batch_dim)
+        size = self.level.size
+        with tracked_by_autograd():
+            past = at_front(self, size)
+        return wrap(self.level, keep_derivatives(past, at_front(value, size)), 0)
 
     def tolist(self) -> Any:
         """Refuse values that differ between the examples, as ``item()`` does."""
