@@ -3,6 +3,7 @@
 import functools
 import itertools
 import random
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import direct_cases
+
+Function = Callable[..., list[Tensor]]
 
 EXAMPLES = 2
 CANDIDATES = 60
@@ -42,18 +45,17 @@ class Case:
         name: the operator's name in the database and the number of the sample.
         func: takes one tensor per entry of an example, returns a list of tensors.
         examples: alike calls with other values; each a tuple of tensors.
+        wanted: the positions of the tensors to differentiate.
         rng: whether the operator draws random numbers; ``func`` then seeds first.
+        writes: whether the operator writes into arguments; ``func`` then copies first.
     """
 
     name: str
-    func: Callable[..., list[Tensor]]
+    func: Function
     examples: tuple[tuple[Tensor, ...], ...]
-    rng: bool
-
-    @property
-    def wanted(self) -> list[int]:
-        """The positions of the tensors that have derivatives."""
-        return [i for i, t in enumerate(self.examples[0]) if differentiable(t)]
+    wanted: tuple[int, ...]
+    rng: bool = False
+    writes: bool = False
 
 
 def differentiable(tensor: Tensor) -> bool:
@@ -88,10 +90,11 @@ def direct_case(name: str) -> Case:
     for seed in range(EXAMPLES):
         torch.manual_seed(seed)
         examples.append(tuple(make()))
-    return Case(name, tensors_of(func), tuple(examples), False)
+    own = tensors_of(func)
+    return Case(name, own, tuple(examples), wanted_by(own, examples[0]))
 
 
-def tensors_of(func: Callable[..., Any]) -> Callable[..., list[Tensor]]:
+def tensors_of(func: Callable[..., Any]) -> Function:
     """Let ``func`` return the list of the tensors among its results."""
 
     def call(*tensors: Tensor) -> list[Tensor]:
@@ -178,11 +181,34 @@ def case_of(op: Any, name: str, samples: list[Any]) -> Case:
     found = [example_like(s, leaves, spec) for s in samples]
     first = tuple(leaves[i].detach() for i in places)
     examples = tuple(first if e is None else e for e in found)
-    func: Callable[..., list[Tensor]] = raw
-    if writes(raw, first):
-        func = on_copies(raw)
-    rng = is_random(func, first)
-    return Case(name, seeded(func) if rng else func, examples, rng)
+    func: Function = raw
+    rng, written = watch(raw, first)
+    if written:
+        func = on_copies(func)
+    if rng:
+        func = seeded(func)
+    return Case(name, func, examples, wanted_by(func, first), rng, written)
+
+
+def wanted_by(func: Function, example: Sequence[Tensor]) -> tuple[int, ...]:
+    """Return the tensors with derivatives, but for those that PyTorch refuses."""
+    wanted = []
+    for place, tensor in enumerate(example):
+        if not differentiable(tensor):
+            continue
+        leaves = [t.detach() for t in example]
+        leaves[place] = leaf = tensor.detach().clone().requires_grad_()
+        try:
+            outs = [out for out in func(*leaves) if out.requires_grad]
+            if outs:
+                torch.autograd.grad([o.sum() for o in outs], leaf, allow_unused=True)
+        except (RuntimeError, NotImplementedError) as error:
+            if re.search("not differentiable|not implemented|cannot have", str(error)):
+                continue
+        except Exception:
+            pass
+        wanted.append(place)
+    return tuple(wanted)
 
 
 def example_like(
@@ -205,46 +231,48 @@ def example_like(
     return tuple(tensors)
 
 
-class RandomWatch(TorchDispatchMode):
-    """Notes whether any random operator runs."""
+class Watch(TorchDispatchMode):
+    """Notes whether any random operator runs, and which storages are written."""
 
-    seen = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.random = False
+        self.written: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
-            self.seen = True
+            self.random = True
+        for slot, arg in zip(func._schema.arguments, args, strict=False):
+            if slot.alias_info and slot.alias_info.is_write and isinstance(arg, Tensor):
+                self.written.add(arg.untyped_storage().data_ptr())
         return func(*args, **(kwargs or {}))
 
 
-def writes(func: Callable[..., list[Tensor]], example: Sequence[Tensor]) -> bool:
-    """Tell whether a call writes into its arguments."""
+def watch(func: Function, example: Sequence[Tensor]) -> tuple[bool, bool]:
+    """Tell whether a call draws random numbers, and whether it writes arguments."""
     copies = [t.clone() for t in example]
-    versions = [t._version for t in copies]
-    try:
-        func(*copies)
-    except Exception:
-        return False
-    return versions != [t._version for t in copies]
+    with Watch() as seen:
+        try:
+            func(*copies)
+        except Exception:
+            return False, False
+    changed = any(
+        t.untyped_storage().data_ptr() in seen.written
+        or not torch.equal(t.nan_to_num(), old.nan_to_num())
+        for t, old in zip(copies, example, strict=True)
+        if t.numel()
+    )
+    return seen.random, changed
 
 
-def on_copies(func: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+def on_copies(func: Function) -> Function:
     """Call on copies of the arguments, which may be written."""
     return lambda *tensors: func(*[t.clone() for t in tensors])
 
 
-def is_random(func: Callable[..., list[Tensor]], example: Sequence[Tensor]) -> bool:
-    """Tell whether a call draws random numbers."""
-    with RandomWatch() as watch:
-        try:
-            func(*example)
-        except Exception:
-            return False
-    return watch.seen
-
-
-def seeded(func: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+def seeded(func: Function) -> Function:
     """Seed the generator before each call."""
 
     def call(*tensors: Tensor) -> list[Tensor]:

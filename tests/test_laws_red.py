@@ -25,7 +25,8 @@ def case_of(func: Callable[..., Tensor], count: int = 1) -> Case:
         tuple(torch.randn(3, 2, dtype=torch.float64) for _ in range(count))
         for _ in range(2)
     ]
-    return Case("wrong", lambda *xs: [func(*xs)], tuple(examples), False)
+    wanted = tuple(range(count))
+    return Case("wrong", lambda *xs: [func(*xs)], tuple(examples), wanted)
 
 
 def sin_batch(size: int, dims: Any, x: Tensor) -> Any:
