@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from jaxtorch import grad, jacfwd, jacrev, jvp, vjp, vmap
+from jaxtorch import grad, jacfwd, jacrev, jit, jvp, vjp, vmap
 from jaxtorch.errors import MutationError
 
 
@@ -431,3 +431,44 @@ def test_writes_whose_twin_has_another_signature(write: Any) -> None:
     for own in (jacrev(func), jacfwd(func)):
         assert_close(own(x), expected)
     assert_close(vmap(func)(x.unsqueeze(0)), func(x).unsqueeze(0))
+
+
+def restrided(x: Tensor) -> Tensor:
+    """Transpose and squeeze views and bases of views in place, then write to them."""
+    y = x.clone()
+    row = y[0]
+    y.t_()
+    row.add_(1)
+    y[0].mul_(3)
+    tail = y[1:]
+    tail.t_()
+    tail.add_(1)
+    row.mul_(2)
+    y.unsqueeze_(0)
+    tail.neg_()
+    y.squeeze_().sin_()
+    return torch.cat([y.reshape(-1), row, tail.reshape(-1)])
+
+
+def test_in_place_views_of_views_and_their_bases() -> None:
+    x = torch.rand(2, 3, dtype=torch.float64)
+    expected = torch.autograd.functional.jacobian(restrided, x)
+    assert_close(jacrev(restrided)(x), expected)
+    assert_close(jacfwd(restrided)(x), expected)
+    assert_close(vmap(restrided)(x.unsqueeze(0))[0], restrided(x))
+    assert_close(jit(restrided)(x), restrided(x))
+
+
+def test_outer_results_with_several_outputs_can_be_written() -> None:
+    x = torch.rand(2, 4, dtype=torch.float64)
+
+    def shifted(a: Tensor, b: Tensor) -> Tensor:
+        y = a.sort().values
+        y += b
+        return y
+
+    def tangent(a: Tensor, b: Tensor) -> Tensor:
+        return jvp(lambda b: shifted(a, b), (b,), (b,))[1]
+
+    assert_close(vmap(tangent)(x, x + 1), x + 1)
+    assert_close(jit(tangent)(x, x + 1), x + 1)

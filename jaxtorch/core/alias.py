@@ -21,6 +21,7 @@ class Alias:
     __slots__ = (
         "version",
         "parent",
+        "tie",
         "seen",
         "grad_mode",
         "overload",
@@ -29,6 +30,7 @@ class Alias:
         "index",
     )
 
+    tie: "Alias"
     seen: int
     grad_mode: bool
     overload: OpOverload
@@ -49,6 +51,7 @@ def link(
         parent.alias = Alias()
     alias = view.alias = Alias()
     alias.parent = parent
+    alias.tie = parent.alias
     alias.seen = parent.alias.version
     alias.grad_mode = torch.is_grad_enabled()
     alias.overload = overload
@@ -61,6 +64,8 @@ def refresh(wrapper: Any) -> None:
     parent = alias.parent
     if parent is None:
         return
+    while parent.alias is not alias.tie:
+        parent = alias.parent = parent.alias.parent
     refresh(parent)
     if alias.seen != parent.alias.version:
         alias.seen = parent.alias.version
@@ -87,6 +92,20 @@ def write(wrapper: Any, value: Any) -> None:
     if alias.parent is not None:
         write(alias.parent, scatter(alias, value))
         alias.seen = alias.parent.alias.version
+
+
+def restride(wrapper: Any, hidden: Any, view: Any) -> None:
+    """Let a wrapper show ``view``, a view of what it showed until now: ``t_``.
+
+    ``hidden`` takes its place and its ties, so that the views taken before are still
+    views of what they were taken from; they find it when they are next refreshed.
+    """
+    own = view.alias
+    hidden.alias = own.tie
+    own.parent = hidden
+    own.version = own.tie.version
+    wrapper.alias = own
+    wrapper.rebind(view)
 
 
 def scatter(alias: Alias, value: Tensor) -> Any:

@@ -221,8 +221,9 @@ class TransformMode(TorchDispatchMode):
         heed_lazy_bits()
         out = dispatch(func, args, kwargs or {})
         levels = STATE.levels
-        if isinstance(out, Wrapper) and levels and out.level.depth < levels[-1].depth:
-            if PRIMITIVES[func].plain:
+        first = out[0] if type(out) in (list, tuple) and out else out
+        if isinstance(first, Wrapper) and levels:
+            if first.level.depth < levels[-1].depth and PRIMITIVES[func].plain:
                 return levels[-1].lift(out)
         return out
 
@@ -465,20 +466,22 @@ def dispatch_mutation(
     if primitive.defaults is not None:
         args = (*args, *primitive.defaults[len(args) :])
     out = dispatch(primitive.functional, args, kwargs)
-    if out.shape != target.shape:
-        if torch.Tag.inplace_view not in func.tags:
-            raise MutationError(
-                explain(
-                    level.transform,
-                    f"{func} can't write a result of shape {list(out.shape)} into a "
-                    f"tensor of shape {list(target.shape)}.",
-                    "use the out-of-place operation",
-                )
-            )
     if torch.Tag.inplace_view in func.tags:
+        hidden = level.process(primitive_of(torch.ops.aten.alias.default), [target], {})
         with torch._C._DisableTorchDispatch():
             func(*args, **kwargs)
-    elif out.dtype != target.dtype:
+        alias.restride(target, hidden, out)
+        return target
+    if out.shape != target.shape:
+        raise MutationError(
+            explain(
+                level.transform,
+                f"{func} can't write a result of shape {list(out.shape)} into a "
+                f"tensor of shape {list(target.shape)}.",
+                "use the out-of-place operation",
+            )
+        )
+    if out.dtype != target.dtype:
         out = out.to(target.dtype)
     if out.level is not target.level:
         raise MutationError(

@@ -108,7 +108,7 @@ def bmm_batch(size: int, dims: Any, a: Tensor, b: Tensor) -> Any:
     if a_dim is not None and b_dim is not None:
         a, b = to_front(a, a_dim), to_front(b, b_dim)
         out = torch.bmm(a.flatten(0, 1), b.flatten(0, 1))
-        return out.reshape(size, -1 if size else a.shape[1], *out.shape[1:]), 0
+        return out.reshape(size, a.shape[1], *out.shape[1:]), 0
     if b_dim is None:
         rows = a.movedim(a_dim, 1)
         out = torch.bmm(rows.flatten(1, 2), b)

@@ -8,6 +8,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -223,10 +224,10 @@ def examples_of(
     """
     specs = argument_specs(inputs)
     for layer in layers:
-        specs = layer.outer_arguments(specs)
+        specs = replace(layer, size=layer.size or 1).outer_arguments(specs)
     rows = [
         [
-            draw_value(own, tuple(s or 1 for s in shape) if 0 in sizes(layers) else shape)
+            draw_value(own, shape)
             for own, (shape, _) in zip(inputs, specs, strict=True)
         ]
     ]
@@ -241,11 +242,6 @@ def examples_of(
                 for index in range(layer.size or 1)
             ]
     return [[x.clone() for x in row] for row in rows]
-
-
-def sizes(layers: Sequence[Layer]) -> list[int]:
-    """Return the batch sizes."""
-    return [layer.size for layer in layers if layer.name == "vmap"]
 
 
 def draw_inputs(choose: Choose, small: bool) -> tuple[Input, ...]:
@@ -330,13 +326,7 @@ def with_out_dims(
                 choose([0, *range(-len(shape) - 1, len(shape) + 1)])
                 for shape, _ in outs
             )
-            layer = Layer(
-                "vmap",
-                in_dims=layer.in_dims,
-                out_dims=dims,
-                size=layer.size,
-                chunk_size=layer.chunk_size,
-            )
+            layer = replace(layer, out_dims=dims)
         outs = layer.specs(args, outs)
         args = layer.outer_arguments(args)
         done.append(layer)

@@ -152,9 +152,10 @@ def basis(like: Sequence[Tensor]) -> list[list[Tensor]]:
     out = []
     for number, x in enumerate(like):
         for place in range(x.numel()):
-            zeros = [torch.zeros_like(y) for y in like]
-            zeros[number].reshape(-1)[place] = 1
-            out.append(zeros)
+            unit = [torch.zeros(y.numel(), dtype=y.dtype) for y in like]
+            unit[number][place] = 1
+            pairs = zip(unit, like, strict=True)
+            out.append([own.reshape(y.shape) for own, y in pairs])
     return out
 
 
