@@ -20,7 +20,8 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import Self
 
-from jaxtorch.core import alias
+from jaxtorch.core import alias, hooks
+from jaxtorch.core.operators import DirectOperators
 from jaxtorch.core.primitive import PRIMITIVES, Kind, Primitive, primitive_of
 from jaxtorch.errors import MutationError, RandomnessError, UsageError, explain
 
@@ -47,7 +48,7 @@ def heed_lazy_bits() -> None:
     exclude(NEGATIVE, False)
 
 
-class Wrapper(Tensor):
+class Wrapper(DirectOperators, Tensor):
     """A handle on a value at a level. Its own storage is empty, its shape is real."""
 
     __slots__ = ("level", "value", "alias")
@@ -103,45 +104,6 @@ class Wrapper(Tensor):
         raise NotImplementedError
 
 
-def direct(overload: OpOverload, slow: Any, reflected: bool = False) -> Any:
-    """Return a Python operator that calls ``dispatch`` without a way through C++.
-
-    About 2 us faster. Only where no dispatch mode is on, that is within rules and while
-    a tape is read; ``slow`` is the ordinary operator.
-    """
-
-    def operator(self: Wrapper, other: Any) -> Any:
-        if torch._C._len_torch_dispatch_stack() or not isinstance(other, OPERANDS):
-            return slow(self, other)
-        return dispatch(overload, (other, self) if reflected else (self, other), {})
-
-    return operator
-
-
-def negative(self: Wrapper) -> Any:
-    """The negation, as ``direct``."""
-    if torch._C._len_torch_dispatch_stack():
-        return Tensor.__neg__(self)
-    return dispatch(torch.ops.aten.neg.default, (self,), {})
-
-
-OPERANDS = (Tensor, int, float)
-Wrapper.__neg__ = negative  # type: ignore[assignment]
-
-for _name, _overload in {
-    "add": torch.ops.aten.add.Tensor,
-    "sub": torch.ops.aten.sub.Tensor,
-    "mul": torch.ops.aten.mul.Tensor,
-}.items():
-    for _prefix in ("__", "__r"):
-        _dunder = f"{_prefix}{_name}__"
-        setattr(
-            Wrapper,
-            _dunder,
-            direct(_overload, getattr(Tensor, _dunder), _prefix == "__r"),
-        )
-
-
 def make_index(kind: type[Wrapper], value: Tensor) -> Any:
     """Make a wrapper of a 0-dim tensor that differs between examples."""
     return make_wrapper(
@@ -173,6 +135,7 @@ class Level:
             state.include = torch._C._dispatch_tls_local_include_set()
             state.exclude = torch._C._dispatch_tls_local_exclude_set()
             torch._C._push_on_torch_dispatch_stack(state.mode)
+            hooks.hold()
         levels.append(self)
         self.depth = len(levels)
         return self
@@ -189,6 +152,7 @@ class Level:
         if not levels:
             torch._C._pop_torch_dispatch_stack(None)
             torch._C._dispatch_tls_set_dispatch_key_excluded(INDEX_KEY, STATE.shut)
+            hooks.drop()
 
     def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
         """Run one primitive whose arguments may be wrappers of this level."""
@@ -327,7 +291,11 @@ def dispatch(func: OpOverload, args: Any, kwargs: Any) -> Any:
         return dispatch_plain(primitive, args, kwargs)
     if level.depth >= DEAD:
         args = [unwrap_dead(a) for a in args]
-        return func(*args, **{k: unwrap_dead(v) for k, v in kwargs.items()})
+        kwargs = {k: unwrap_dead(v) for k, v in kwargs.items()}
+        if torch.is_grad_enabled() and STATE.include and any_requires_grad(args):
+            with tracked_by_autograd():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
     if primitive.plain:
         return level.process(primitive, args, kwargs)
     kind = primitive.kind
