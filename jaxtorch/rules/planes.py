@@ -21,9 +21,12 @@ def fold(value: Tensor, dim: int | None, size: int, rank: int) -> Tensor:
     leading = rank_of(value, dim) - rank
     value = batched_at_front(value, dim, size)
     if leading == 2:
-        return value.flatten(0, 1)
-    # The kernel of fractional_max_pool2d_backward takes the strides for granted.
-    return value.contiguous() if dim is None else value
+        value = value.flatten(0, 1)
+    # Some kernels take the strides of what they don't expect to be expanded, and of
+    # their indices, for granted and read past the end.
+    if dim is None or not value.is_floating_point():
+        return value.contiguous()
+    return value
 
 
 def example(value: Tensor, dim: int | None) -> Tensor:
