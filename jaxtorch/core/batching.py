@@ -14,6 +14,7 @@ from jaxtorch.core.level import (
     Level,
     Wrapper,
     any_requires_grad,
+    is_index,
     make_index,
     make_wrapper,
     tracked_by_autograd,
@@ -101,7 +102,11 @@ def wrap(level: "BatchLevel", value: Tensor, batch_dim: int | None) -> BatchTens
         shape = shape[:batch_dim] + shape[batch_dim + 1 :]
         stride = stride[:batch_dim] + stride[batch_dim + 1 :]
     out: BatchTensor
-    if shape or batch_dim is None or value.dtype.is_floating_point:
+    if (
+        shape
+        or value.dtype.is_floating_point
+        or (batch_dim is None and not is_index(value))
+    ):
         out = make_wrapper(
             BatchTensor,
             shape,

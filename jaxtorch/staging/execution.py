@@ -103,7 +103,7 @@ def source_of(value: Any, names: dict[fx.Node, str], namespace: dict[str, Any]) 
         return repr(value)
     if isinstance(value, (float, complex)) and value == value and abs(value) < 1e300:
         return repr(value)
-    name = f"k{len(namespace)}"
+    name = f"const{len(namespace)}"  # k0, k1, ... are the captured tensors
     namespace[name] = value
     return name
 
