@@ -6,7 +6,6 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -14,7 +13,7 @@ from hypothesis.errors import HypothesisException
 
 from tests.fuzz.check import Mismatch, check
 from tests.fuzz.generate import cases
-from tests.fuzz.stack import Case, Spec
+from tests.fuzz.stack import Case
 
 BATCH = 100
 
@@ -24,7 +23,6 @@ class Failure:
     """A failing case and what it raised."""
 
     case: Case
-    specs: list[Spec]
     error: BaseException
 
     @property
@@ -80,19 +78,19 @@ class Session:
     current: Failure | None = None
     deadline: float = 0.0
 
-    def try_case(self, case: Case, specs: list[Spec]) -> None:
+    def try_case(self, case: Case) -> None:
         """Check one case; raise for a failure that is new."""
         shrinking = self.current is not None
         if shrinking and time.monotonic() > self.deadline:
             return
         self.programs += not shrinking
         try:
-            reason = check(case, specs)
+            reason = check(case)
         except Exception as error:
             if any(known.explains(case, error) for known in self.failures):
                 self.repeats += not shrinking
                 return
-            found = Failure(case, specs, error)
+            found = Failure(case, error)
             if self.current is None:
                 self.deadline = time.monotonic() + self.patience
             if self.current is None or found.size < self.current.size:
@@ -115,8 +113,8 @@ class Session:
             suppress_health_check=list(HealthCheck),
         )
         @given(cases())
-        def each(drawn: Any) -> None:
-            self.try_case(*drawn)
+        def each(case: Case) -> None:
+            self.try_case(case)
 
         try:
             each()

@@ -12,19 +12,19 @@ from torch import Tensor
 
 from tests.fuzz.parts import Outputs, direction, floats, total
 from tests.fuzz.program import run_out_of_place
-from tests.fuzz.stack import Case, Layer, Spec, argument_specs
+from tests.fuzz.stack import Case, Layer, Spec, argument_specs, output_specs
 
 Function = Callable[..., Outputs]
 
 
-def expected(case: Case, specs: Sequence[Spec]) -> Outputs:
-    """Return the outputs of a case; ``specs`` are those of its program's outputs."""
+def expected(case: Case) -> Outputs:
+    """Return the outputs of a case."""
     program = case.program
     func: Function = program.function()
     if program.writes:
         func = lambda *args: run_out_of_place(program, args)  # noqa: E731
     args = argument_specs(program.inputs)
-    outs = list(specs)
+    outs = output_specs(program)
     for layer in case.layers:
         outs = layer.specs(args, outs)
         args = layer.outer_arguments(args)

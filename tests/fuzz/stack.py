@@ -193,6 +193,12 @@ def argument_specs(inputs: tuple[Input, ...]) -> list[Spec]:
     return [(own.shape, DTYPES[own.dtype]) for own in inputs]
 
 
+def output_specs(program: Program) -> list[Spec]:
+    """Return the shapes and dtypes of the program's own outputs."""
+    args = [draw_value(own, own.shape) for own in program.inputs]
+    return [(tuple(out.shape), out.dtype) for out in program.function()(*args)]
+
+
 def draw_value(own: Input, shape: Shape) -> Tensor:
     """Return the value of an input with all its batch dims."""
     generator = torch.Generator().manual_seed(own.seed)

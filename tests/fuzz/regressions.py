@@ -1,0 +1,61 @@
+"""Cases that failed once, as the fuzzer printed them."""
+
+from tests.fuzz.program import Input, Op, Program
+from tests.fuzz.stack import Case, Layer
+
+CASES: dict[str, Case] = {
+    "pow_ took the out-of-place form of another signature": Case(
+        Program((Input(()),), (Op("clone", (0,)), Op("square_", (1,))), (2,)),
+        (Layer("hessian", (0,)),),
+    ),
+    "a constant took the name of a captured tensor": Case(
+        Program(
+            (Input((2, 2)), Input((2,)), Input((2, 3))),
+            (Op("add", (1, 1)),),
+            (3, 3),
+        ),
+        (Layer("vjp", (0, 1, 2)), Layer("grad_and_value", (0, 1, 2))),
+        jit=True,
+    ),
+    "outer results with several outputs could not be written": Case(
+        Program(
+            (Input((4,), seed=160), Input((4,), seed=355)),
+            (
+                Op("layer_norm_affine", (0, 0, 0), (("n", 4),)),
+                Op("add_", (2, 1)),
+            ),
+            (3,),
+        ),
+        (Layer("jacfwd", (1,)),),
+        jit=True,
+    ),
+    "an empty bmm had no shape": Case(
+        Program(
+            (Input((2, 0)),),
+            (Op("diag_embed", (0,)), Op("matmul", (1, 1))),
+            (2,),
+        ),
+        (Layer("vmap", in_dims=(0,), out_dims=(0,), size=2),),
+    ),
+    "squeeze_ on a view was a write into its base": Case(
+        Program(
+            (Input((2, 2)),),
+            (
+                Op("sin", (0,)),
+                Op("basic_index", (1,), (("index", ":, 1:"),)),
+                Op("squeeze_", (2,)),
+            ),
+            (3,),
+        ),
+        (Layer("grad", (0,)),),
+    ),
+    "an index that vmap shares was read as a number": Case(
+        Program(
+            (Input((2,)), Input((), "int64", 16)),
+            (Op("by_tensor", (0, 1), (("n", 2),)),),
+            (2,),
+        ),
+        (Layer("vmap", in_dims=(0, None), out_dims=(0,), size=2),),
+        jit=True,
+    ),
+}
