@@ -22,6 +22,7 @@ from jaxtorch.transforms.hvp import hvp
 from jaxtorch.transforms.jacobian import hessian, jacfwd, jacrev
 from jaxtorch.transforms.vjp import vjp
 from jaxtorch.transforms.vmap import vmap
+from jaxtorch.transforms.watching import strict, vmap_report
 
 __all__ = [
     "FunctionalModule",
@@ -49,8 +50,10 @@ __all__ = [
     "replace_all_batch_norm_modules_",
     "scan",
     "stack_module_state",
+    "strict",
     "value_and_grad",
     "vjp",
     "vmap",
+    "vmap_report",
     "while_loop",
 ]

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "kernels": {"kernels"},
     **dict.fromkeys(LEAVES, LEAVES),
 }
-LOOK_UP = {"jaxtorch.rules.table", "jaxtorch.rules.record"}
+LOOK_UP = {f"jaxtorch.rules.{name}" for name in ("table", "record", "likeness")}
 FORBIDDEN = ("torch.func", "functorch", "torch._functorch")
 MOST_LINES = 500
 MOST_FUNCTION_LINES = 60

@@ -210,6 +210,10 @@ class BatchLevel(Level):
         out = fallback.decompose(self, primitive, args, kwargs)
         if out is not NotImplemented:
             return out
+        return self.loop(primitive, args, kwargs)
+
+    def loop(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
+        """Run once per example."""
         return self.wrap_output(*fallback.loop(self, primitive, args, kwargs))
 
     def random_rule(self, primitive: Primitive, batched: bool) -> Any:

@@ -12,6 +12,9 @@ from torch._decomp import decomposition_table
 from jaxtorch.core.level import UNCHANGED, Below, tracked_by_autograd
 from jaxtorch.core.primitive import Primitive
 from jaxtorch.errors import DataDependentError, MissingRuleError, explain
+from jaxtorch.rules.likeness import likely_file
+
+GUIDE = "see CONTRIBUTING.md, 'How to add an op'"
 
 _warned: set[Any] = set()
 
@@ -84,10 +87,51 @@ def missing_derivative(primitive: Primitive, transform: str) -> MissingRuleError
         explain(
             transform,
             f"no derivative is known for {primitive.overload}.",
-            "add a record with linearize= or decompose= to the op's family in "
-            "jaxtorch/rules/ (see CONTRIBUTING.md, 'How to add an op')",
+            "add a record with linearize= or decompose= to "
+            f"{likely_file(primitive.overload)} ({GUIDE})",
         )
     )
+
+
+class Strictness(threading.local):
+    """Whether loops are errors in this thread, and whether they are told at all."""
+
+    def __init__(self) -> None:
+        self.strict = 0
+        self.silent = 0
+
+
+STRICTNESS = Strictness()
+
+
+def reason(primitive: Primitive) -> str:
+    """Say why a call has no way but the loop."""
+    if primitive.batch is None:
+        return "has no batching rule"
+    return "has a batching rule, but not for a batched keyword argument"
+
+
+def refuse_or_warn(level: Any, primitive: Primitive) -> None:
+    """Refuse a loop where a strict mode is on, else warn at the operator's first."""
+    overload = primitive.overload
+    if level.strict or STRICTNESS.strict:
+        mode = "vmap(strict=True)" if level.strict else "vmap within jaxtorch.strict()"
+        raise MissingRuleError(
+            explain(
+                f"{mode}, level {level.depth}",
+                f"{overload} {reason(primitive)} and would run once per example.",
+                f"add a record with batch= to {likely_file(overload)} ({GUIDE}), or "
+                "leave strict mode to let it loop",
+            )
+        )
+    if overload not in _warned and not STRICTNESS.silent:
+        _warned.add(overload)
+        warnings.warn(
+            f"There is a performance drop because {overload} {reason(primitive)}: "
+            f"vmap runs it once per example. Add a rule to {likely_file(overload)} "
+            f"({GUIDE}).",
+            stacklevel=2,
+        )
 
 
 def loop(
@@ -95,22 +139,7 @@ def loop(
 ) -> tuple[Any, Any]:
     """Run the call once per example and stack the results at dim 0."""
     overload = primitive.overload
-    if level.strict:
-        raise MissingRuleError(
-            explain(
-                "vmap(strict=True)",
-                f"{overload} has no batching rule and would run once per example.",
-                "add a record with batch= to the op's family in jaxtorch/rules/ (see "
-                "CONTRIBUTING.md, 'How to add an op'), or drop strict=True",
-            )
-        )
-    if overload not in _warned:
-        _warned.add(overload)
-        warnings.warn(
-            f"There is a performance drop because {overload} has no batching rule: it "
-            "runs once per example. Add one to its family in jaxtorch/rules/.",
-            stacklevel=2,
-        )
+    refuse_or_warn(level, primitive)
     outs = []
     with tracked_by_autograd() if torch.is_grad_enabled() else UNCHANGED:
         for index in range(level.size):

@@ -11,6 +11,7 @@ from jaxtorch.core.batching import BatchLevel, BatchTensor
 from jaxtorch.core.batching import wrap as wrap_batch
 from jaxtorch.core.forward import DualTensor, ForwardLevel
 from jaxtorch.core.forward import wrap as wrap_dual
+from jaxtorch.core.watching import open_batch
 from jaxtorch.staging.subgraph import Function, Kind, kind_of, trace
 
 
@@ -23,7 +24,7 @@ def run_batched(
     func: Function, level: BatchLevel, dims: Sequence[int | None], values: Sequence[Any]
 ) -> tuple[list[Any], list[int | None]]:
     """Call a function of one example on a batch; returns values and batch dims."""
-    inner = BatchLevel(level.size, level.randomness, level.strict)
+    inner = open_batch(level.size, level.randomness, level.strict)
     with inner:
         outs = func(
             *[

@@ -10,6 +10,7 @@ from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.batching import BatchLevel, BatchTensor, wrap
 from jaxtorch.core.level import settled
+from jaxtorch.core.watching import open_batch
 from jaxtorch.errors import (
     ArgumentError,
     OutDimError,
@@ -91,7 +92,7 @@ def vmap(
     def batched(*args: Any, **kwargs: Any) -> Any:
         leaves, spec, dims, size = flatten_inputs(where, in_dims, args, axis_size)
         if chunk_size is None or chunk_size >= size:
-            level = BatchLevel(size, randomness, strict)
+            level = open_batch(size, randomness, strict)
             outs, out_spec, _ = call_batched(
                 func, level, (leaves, spec, dims), kwargs, out_dims, where
             )
@@ -100,7 +101,7 @@ def vmap(
             return pytree.unflatten(outs, out_spec)
 
         def run(leaves: list[Any], size: int) -> tuple[list[Any], Any, list[Any]]:
-            level = BatchLevel(size, randomness, strict)
+            level = open_batch(size, randomness, strict)
             inputs = (leaves, spec, dims)
             return call_batched(func, level, inputs, kwargs, out_dims, where)
 
