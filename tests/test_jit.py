@@ -296,3 +296,16 @@ def test_inductor_takes_what_no_grad_marks():
         return x * scale
 
     torch.testing.assert_close(jit(func, backend="inductor")(X), func(X))
+
+
+def test_a_write_whose_derivative_no_graph_can_say_is_refused():
+    def func(x):
+        y = x * 2
+        with torch.no_grad():
+            y.mul_(3)
+        return (y * x).sum()
+
+    torch.testing.assert_close(jit(func)(X), func(X))
+    torch.testing.assert_close(jit(jaxtorch.grad(func))(X), jaxtorch.grad(func)(X))
+    with pytest.raises(RuntimeError, match="Fix: compute a new tensor"):
+        jit(func)(X.clone().requires_grad_())

@@ -9,10 +9,19 @@ from torch import Tensor, fx
 from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back, wrap
+from jaxtorch.errors import UsageError, explain
 from jaxtorch.staging.execution import compile_graph
 from jaxtorch.staging.inductor import compile_with_inductor
 from jaxtorch.staging.passes import optimize_graph
 from jaxtorch.staging.tracer import TraceLevel, TraceTensor
+
+LOST_HISTORY = explain(
+    "jit",
+    "the function writes into a tensor under torch.no_grad, or through detach(), and "
+    "an input or a captured tensor requires grad: torch.autograd's derivative of such a "
+    "write can't be staged.",
+    "compute a new tensor instead of writing, or call the function without jit",
+)
 
 
 class Staged:
@@ -57,6 +66,7 @@ class Staged:
         self.install()
         if backend == "inductor":
             self.run = compile_with_inductor(self.graph)
+        self.loses_history = level.loses_history
         self.backwards: dict[tuple[bool, ...], Staged] = {}
         self.only_tensors = not self.written and all(p is None for p in self.places)
         _, flat = pytree.flatten(tuple(nodes))
@@ -78,6 +88,8 @@ class Staged:
         """Run on the tensors of a call; write what the function wrote."""
         captured = self.captured
         if torch.is_grad_enabled() and any_requires_grad(tensors, captured):
+            if self.loses_history:
+                raise UsageError(LOST_HISTORY)
             apply: Any = StagedFunction.apply
             results = apply(self, *tensors, *captured)
         else:

@@ -43,13 +43,19 @@ class TraceTensor(Wrapper):
     __slots__ = ("node",)
 
     node: fx.Node
+    level: "TraceLevel"
 
     def rebind(self, other: Self) -> None:
         self.value = other.value
         self.node = other.node
 
     def with_value(self, value: Tensor) -> Tensor:
+        self.level.note_lost_history(self.node)
         return value
+
+    def keep_history(self, old: Any) -> Any:
+        self.level.note_lost_history(old.node)
+        return self
 
     def __repr__(  # type: ignore[override]
         self, *, tensor_contents: Any = None
@@ -122,6 +128,7 @@ class TraceLevel(Level):
         self.graph = fx.Graph()
         self.captured: dict[int, tuple[Tensor, TraceTensor]] = {}
         self.inputs: list[TraceTensor] = []
+        self.loses_history = False
         self.mode = TraceMode(self)
 
     def __enter__(self) -> Self:
@@ -145,6 +152,21 @@ class TraceLevel(Level):
             STATE.mode = self.outer_mode
         super().__exit__(kind, error, trace)
         self.mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+
+    def note_lost_history(self, old: fx.Node) -> None:
+        """Note that a write kept the derivative of a value, which no graph can say.
+
+        It matters to torch.autograd outside, and only where the value was computed from
+        an input or a captured tensor.
+        """
+        stack, seen = [old], {old}
+        while stack:
+            node = stack.pop()
+            if node.op == "placeholder":
+                self.loses_history = True
+            fresh = [n for n in node.all_input_nodes if n not in seen]
+            seen.update(fresh)
+            stack.extend(fresh)
 
     def add_input(self, tensor: Tensor) -> TraceTensor:
         """Add an argument of the function to the graph."""
