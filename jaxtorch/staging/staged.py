@@ -18,8 +18,8 @@ from jaxtorch.staging.tracer import TraceLevel, TraceTensor
 LOST_HISTORY = explain(
     "jit",
     "the function writes into a tensor under torch.no_grad, or through detach(), and "
-    "an input or a captured tensor requires grad: torch.autograd's derivative of such a "
-    "write can't be staged.",
+    "an input or a captured tensor requires grad: torch.autograd's derivative of such "
+    "a write can't be staged.",
     "compute a new tensor instead of writing, or call the function without jit",
 )
 
