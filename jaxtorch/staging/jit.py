@@ -13,7 +13,7 @@ from jaxtorch import pytree
 from jaxtorch.core.level import STATE
 from jaxtorch.errors import ArgumentError, ArgumentTypeError, explain
 from jaxtorch.staging.lowered import Lowered
-from jaxtorch.staging.sizes import NotLinear, changed_places, generalize, with_size
+from jaxtorch.staging.sizes import NotLinearError, changed_places, generalize, with_size
 from jaxtorch.staging.staged import Staged
 
 CACHE_SIZE = 256
@@ -119,9 +119,9 @@ class Jitted:
         staged = traces[0]
         try:
             if any(t.interface() != staged.interface() for t in traces):
-                raise NotLinear
+                raise NotLinearError
             generalize([t.graph for t in traces], sizes)
-        except NotLinear:
+        except NotLinearError:
             self.dynamic = False
             logger.info("jit(%s): no graph fits every batch size", self.__name__)
             return None

@@ -25,7 +25,7 @@ class Linear:
         return factor if self.offset == 0 else f"{factor} + {self.offset}"
 
 
-class NotLinear(Exception):
+class NotLinearError(Exception):
     """The traces differ in more than linear functions of the size."""
 
 
@@ -64,17 +64,17 @@ def changed_places(
 
 
 def generalize(graphs: Sequence[fx.Graph], sizes: Sequence[int]) -> None:
-    """Put linear functions of the size into the first graph; raises NotLinear."""
+    """Put linear functions of the size into the first graph; raises NotLinearError."""
     columns = [list(graph.nodes) for graph in graphs]
     if len({len(column) for column in columns}) != 1:
-        raise NotLinear
+        raise NotLinearError
     twin: dict[fx.Node, fx.Node] = {}
     found = []
     for row in zip(*columns, strict=True):
         first = row[0]
         if any(n.op != first.op or n.target != first.target for n in row):
             if first.op != "placeholder":
-                raise NotLinear
+                raise NotLinearError
         for node in row[1:]:
             twin[node] = first
         args = merge([node.args for node in row], sizes, twin)
@@ -90,28 +90,28 @@ def merge(values: Sequence[Any], sizes: Sequence[int], twin: Any) -> Any:
     """Merge one argument of the three traces."""
     first = values[0]
     if any(type(v) is not type(first) for v in values):
-        raise NotLinear
+        raise NotLinearError
     if isinstance(first, fx.Node):
         if any(twin[v] is not first for v in values[1:]):
-            raise NotLinear
+            raise NotLinearError
         return first
     if isinstance(first, dict):
         keys = list(first)
         if any(list(v) != keys for v in values):
-            raise NotLinear
+            raise NotLinearError
         return {k: merge([v[k] for v in values], sizes, twin) for k in keys}
     if isinstance(first, (list, tuple)):
         if any(len(v) != len(first) for v in values):
-            raise NotLinear
+            raise NotLinearError
         return type(first)(
             merge(list(column), sizes, twin) for column in zip(*values, strict=True)
         )
     if all(v == first for v in values):
         return first
     if type(first) is not int:
-        raise NotLinear
+        raise NotLinearError
     scale, rest = divmod(values[1] - first, sizes[1] - sizes[0])
     offset = first - scale * sizes[0]
     if rest or values[2] != scale * sizes[2] + offset:
-        raise NotLinear
+        raise NotLinearError
     return Linear(scale, offset, first)
