@@ -139,9 +139,9 @@ def promoted_back(
 
 
 def safe_softmax_decompose(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
-    """A row that is -inf throughout becomes zeros."""
-    out = torch.softmax(x, dim, dtype=dtype)
+    """A row that is -inf throughout becomes zeros, without a derivative."""
     empty = torch.all(x == -torch.inf, dim, True) if x.dim() else x == -torch.inf
+    out = torch.softmax(torch.where(empty, 0, x), dim, dtype=dtype)
     return torch.where(empty, 0, out)
 
 
