@@ -78,21 +78,30 @@ class ConvolutionForm:
         ]
 
     @property
-    def overhangs(self) -> bool:
-        """Whether ``big`` ends with rows that no position of the kernel reaches.
+    def surplus(self) -> list[int]:
+        """How many positions the kernel has in ``big`` beyond those of ``small``.
 
-        Only a transposed convolution with an output padding of a stride or more.
+        Only where a transposed convolution has an output padding of a stride or more.
         """
-        return any(e >= s for e, s in zip(self.slack, self.stride, strict=True))
+        return [e // s for e, s in zip(self.slack, self.stride, strict=True)]
 
-    def crop(self, big: Tensor) -> Tensor:
-        """Cut off the rows behind the last position of the kernel."""
-        if not self.overhangs:
-            return big
+    @property
+    def overhangs(self) -> bool:
+        """Whether there are such positions."""
+        return any(self.surplus)
+
+    def crop(self, small: Tensor) -> Tensor:
+        """Cut off the positions that ``small`` does not have."""
         rank = len(self.slack)
-        for dim, slack in enumerate(self.slack):
-            big = big.narrow(dim - rank, 0, self.big_size[dim] - slack)
-        return big
+        for dim, more in enumerate(self.surplus):
+            if more:
+                small = small.narrow(dim - rank, 0, self.small_size[dim])
+        return small
+
+    def extend(self, small: Tensor) -> Tensor:
+        """Append zeros for the positions that ``small`` does not have."""
+        pads = [side for more in reversed(self.surplus) for side in (0, more)]
+        return torch.constant_pad_nd(small, pads) if any(pads) else small
 
     def folded(self, weight_like: Tensor, groups: int) -> "ConvolutionForm":
         """Return the same geometry for another weight and number of groups."""
@@ -108,8 +117,8 @@ class ConvolutionForm:
 
     def to_small(self, big: Tensor, weight: Tensor) -> Tensor:
         """Convolve ``big`` [N, C, *] with ``weight``; returns [N, O, *]."""
-        return torch.convolution(
-            self.crop(big),
+        small = torch.convolution(
+            big,
             weight,
             None,
             self.stride,
@@ -119,6 +128,7 @@ class ConvolutionForm:
             [0] * len(self.stride),
             self.groups,
         )
+        return self.crop(small)
 
     def to_big(self, small: Tensor, weight: Tensor) -> Tensor:
         """Return the gradient with respect to ``big`` as a transposed convolution."""
@@ -137,8 +147,8 @@ class ConvolutionForm:
     def to_weight(self, big: Tensor, small: Tensor) -> Tensor:
         """Return the gradient with respect to ``weight``; only its shape is read."""
         out: Tensor = weight_kernel(
-            small,
-            self.crop(big),
+            self.extend(small),
+            big,
             self.weight_like,
             None,
             self.stride,

@@ -318,9 +318,9 @@ def convolution_backward_batch(
         more = [0] * len(form.slack) if transposed else form.slack
         back = (stride, padding, dilation, not transposed, more, groups)
         value = grad if grad_dim is None else grad.movedim(grad_dim, 0)
-        value = form.crop(value) if transposed else value
         own = (front(grad_dim), front(weight_dim), None)
-        outs[0], out_dims[0] = convolution_batch(size, own, value, weight, None, *back)
+        out, out_dims[0] = convolution_batch(size, own, value, weight, None, *back)
+        outs[0] = form.crop(out) if transposed else out
     if mask[1]:
         parts = ((x, x_dim), (grad, grad_dim))
         big, small = reversed(parts) if transposed else parts
