@@ -11,6 +11,7 @@ from jaxtorch.nn import (
     stack_module_state,
 )
 from jaxtorch.staging.jit import jit, make_graph
+from jaxtorch.transforms.checkpoint import checkpoint
 from jaxtorch.transforms.control_flow.branching import cond
 from jaxtorch.transforms.control_flow.looping import fori_loop, while_loop
 from jaxtorch.transforms.control_flow.mapping import map
@@ -20,6 +21,7 @@ from jaxtorch.transforms.forward import jvp, linearize
 from jaxtorch.transforms.gradient import grad, grad_and_value, value_and_grad
 from jaxtorch.transforms.hvp import hvp
 from jaxtorch.transforms.jacobian import hessian, jacfwd, jacrev
+from jaxtorch.transforms.replacing import install as _install
 from jaxtorch.transforms.vjp import vjp
 from jaxtorch.transforms.vmap import vmap
 from jaxtorch.transforms.watching import strict, vmap_report
@@ -27,6 +29,7 @@ from jaxtorch.transforms.watching import strict, vmap_report
 __all__ = [
     "FunctionalModule",
     "FunctionalModuleWithBuffers",
+    "checkpoint",
     "combine_state_for_ensemble",
     "cond",
     "custom",
@@ -57,3 +60,5 @@ __all__ = [
     "vmap_report",
     "while_loop",
 ]
+
+_install()

@@ -69,6 +69,10 @@ class Custom:
         """Run it and return its derivative, for the inputs that are wanted."""
         raise NotImplementedError
 
+    def outside(self, leaves: Leaves) -> Leaves:
+        """Run it on plain tensors while torch.autograd may record."""
+        return attach(self, leaves) if any_requires_grad(leaves) else self.call(leaves)
+
     def constants(self, outs: Leaves) -> set[int]:
         """Return which of the outputs of ``record`` have no derivative."""
         return set()
@@ -260,9 +264,12 @@ def refuse_captured(custom: Custom, level: Level, outs: Leaves) -> None:
 
 
 def at_the_bottom(custom: Custom, leaves: Leaves) -> Leaves:
-    """Run it on plain tensors, with its own derivative for torch.autograd."""
-    if not (torch.is_grad_enabled() and any_requires_grad(leaves)):
-        return custom.call(leaves)
+    """Run it on plain tensors."""
+    return custom.outside(leaves) if torch.is_grad_enabled() else custom.call(leaves)
+
+
+def attach(custom: Custom, leaves: Leaves) -> Leaves:
+    """Run it with its own derivative for torch.autograd."""
     wanted = [isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves]
     box: Leaves = []
     tracked = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]

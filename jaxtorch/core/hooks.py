@@ -13,43 +13,32 @@ from typing import Any
 _lock = threading.Lock()
 _acquire = _lock.acquire
 _release = _lock.release
-
-
-class Replaced:
-    """The replacements, and how many threads have a level open."""
-
-    def __init__(self) -> None:
-        self.threads = 0
-        self.table: list[tuple[Any, str, Any, Any]] = []
-
-
-_replaced = Replaced()
+_table: list[tuple[Any, str, Any, Any]] = []
+_threads = 0
 
 
 def replace(owner: Any, name: str, original: Any, replacement: Any) -> None:
     """Set ``owner.name`` to ``replacement`` while any thread has a level open."""
-    _replaced.table.append((owner, name, original, replacement))
+    _table.append((owner, name, original, replacement))
 
 
 def hold() -> None:
     """Note that a thread opened its first level."""
+    global _threads
     _acquire()
-    try:
-        _replaced.threads += 1
-        if _replaced.threads == 1:
-            for owner, name, _, replacement in _replaced.table:
-                setattr(owner, name, replacement)
-    finally:
-        _release()
+    _threads += 1
+    if _threads == 1:
+        for owner, name, _, replacement in _table:
+            setattr(owner, name, replacement)
+    _release()
 
 
 def drop() -> None:
     """Note that a thread closed its last level."""
+    global _threads
     _acquire()
-    try:
-        _replaced.threads -= 1
-        if not _replaced.threads:
-            for owner, name, original, _ in _replaced.table:
-                setattr(owner, name, original)
-    finally:
-        _release()
+    _threads -= 1
+    if not _threads:
+        for owner, name, original, _ in _table:
+            setattr(owner, name, original)
+    _release()

@@ -13,7 +13,7 @@ from jaxtorch import pytree
 from jaxtorch.core.batching import BatchLevel
 from jaxtorch.core.custom import Leaves, apply
 from jaxtorch.errors import UsageError, explain
-from jaxtorch.transforms.deriving import Rules, is_differentiable
+from jaxtorch.transforms.deriving import Likes, Rules, is_differentiable
 from jaxtorch.transforms.naming import Where
 
 Function = Callable[..., Any]
@@ -197,32 +197,6 @@ class CustomFunction:
             args, kwargs = bound.args, bound.kwargs
         call = Call(self, args, kwargs)
         return pytree.unflatten(apply(call.rules(), call.leaves), call.out_spec)
-
-
-class Likes:
-    """The shapes of some leaves."""
-
-    def __init__(self, leaves: Leaves) -> None:
-        self.each = [
-            (leaf.shape, leaf.dtype, leaf.device) if is_differentiable(leaf) else None
-            for leaf in leaves
-        ]
-
-    def fill(self, leaves: Leaves) -> Leaves:
-        """Replace None by zeros."""
-        return [
-            torch.zeros(like[0], dtype=like[1], device=like[2])
-            if leaf is None and like is not None
-            else leaf
-            for leaf, like in zip(leaves, self.each, strict=True)
-        ]
-
-    def match(self, leaves: Leaves) -> bool:
-        """Tell whether the tensors in ``leaves`` have these shapes."""
-        return all(
-            like is None or not isinstance(leaf, Tensor) or leaf.shape == like[0]
-            for leaf, like in zip(leaves, self.each, strict=True)
-        )
 
 
 class Call:

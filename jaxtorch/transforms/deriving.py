@@ -35,6 +35,32 @@ def zeros_for(values: Leaves, given: Leaves) -> Leaves:
     ]
 
 
+class Likes:
+    """The shapes of some leaves."""
+
+    def __init__(self, leaves: Leaves) -> None:
+        self.each = [
+            (leaf.shape, leaf.dtype, leaf.device) if is_differentiable(leaf) else None
+            for leaf in leaves
+        ]
+
+    def fill(self, leaves: Leaves) -> Leaves:
+        """Replace None by zeros."""
+        return [
+            torch.zeros(like[0], dtype=like[1], device=like[2])
+            if leaf is None and like is not None
+            else leaf
+            for leaf, like in zip(leaves, self.each, strict=True)
+        ]
+
+    def match(self, leaves: Leaves) -> bool:
+        """Tell whether the tensors in ``leaves`` have these shapes."""
+        return all(
+            like is None or not isinstance(leaf, Tensor) or leaf.shape == like[0]
+            for leaf, like in zip(leaves, self.each, strict=True)
+        )
+
+
 class Rules(Custom):
     """The rules of one call, over flat lists.
 
@@ -46,6 +72,7 @@ class Rules(Custom):
         tangents: (leaves, tangents) -> (outputs, tangents), or None. Every leaf with a
             derivative has a tangent.
         mapped: (level, values, dims) -> (outputs, batch dims), or None.
+        still: which outputs have no derivative; may be known only after a run.
     """
 
     def __init__(
@@ -63,6 +90,10 @@ class Rules(Custom):
         self.bwd = bwd
         self.tangents = tangents
         self.mapped = mapped
+        self.still: set[int] = set()
+
+    def constants(self, outs: Leaves) -> set[int]:
+        return self.still
 
     def call(self, leaves: Leaves) -> Leaves:
         return self.run(leaves)
@@ -292,10 +323,12 @@ def batched(rules: Rules, level: BatchLevel, mapped: list[bool]) -> Rules:
         outs, out_tangents = over(one, flags, [*leaves, *pushed])
         return list(outs), list(out_tangents)
 
-    return Rules(
+    out = Rules(
         rules.name,
         run,
         fwd if rules.fwd is not None else None,
         bwd if rules.bwd is not None else None,
         tangents if rules.tangents is not None else None,
     )
+    out.still = rules.still
+    return out

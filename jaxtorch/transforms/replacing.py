@@ -1,0 +1,28 @@
+"""Which functions of torch are replaced while a level is open, and by what."""
+
+import torch
+
+from jaxtorch.core import hooks
+from jaxtorch.transforms import checkpoint, function
+
+
+def install() -> None:
+    """Hand the replacements to the core, which puts them in place and back."""
+    hooks.replace(
+        torch.autograd.Function,
+        "apply",
+        function.ORIGINAL,
+        classmethod(function.apply_function),
+    )
+    hooks.replace(
+        torch.utils.checkpoint,
+        "checkpoint",
+        checkpoint.torch_checkpoint,
+        checkpoint.checkpoint_inside,
+    )
+    hooks.replace(
+        torch.utils.checkpoint,
+        "_checkpoint_without_reentrant_generator",
+        checkpoint.TORCH_HOOKS,
+        checkpoint.hooks_inside,
+    )
