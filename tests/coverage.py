@@ -43,7 +43,7 @@ Written by `python -m tests.coverage`; every word was seen while a law of
 - **loop**: some primitive ran once per example, with a warning.
 - **no**: an error, or another value than the oracle's.
 - **-**: nothing to check: no floating-point input or output, no answer of the oracle,
-  or `randomness=` does not allow it.
+  or a refusal that torch.func shares.
 """
 
 
@@ -133,25 +133,31 @@ def overload_case(overload: OpOverload, calls: Sequence[Any]) -> Case:
     alike = [c for c in calls if signature(c) == signature(best) and c is not best]
     leaves, spec = best
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    writes = any(
-        a.alias_info is not None and a.alias_info.is_write
-        for a in overload._schema.arguments
-    )
 
     def call(*tensors: Tensor) -> list[Tensor]:
         full = list(leaves)
         for place, tensor in zip(places, tensors, strict=True):
-            full[place] = tensor.clone() if writes else tensor
+            full[place] = tensor
         args, kwargs = pytree.tree_unflatten(full, spec)
         out = overload(*args, **kwargs)
         return [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
 
-    examples = [tuple(c[0][i] for i in places) for c in [best, *alike[:1]]]
-    if len(examples) == 1:
-        examples *= 2
-    rng = law_cases.is_random(call, examples[0])
-    func = law_cases.seeded(call) if rng else call
-    return Case(overload.name(), func, tuple(examples), rng)
+    examples = [tuple(c[0][i] for i in places) for c in [best, *alike, best][:2]]
+    return finished(overload.name(), call, examples)
+
+
+def finished(name: str, func: law_cases.Function, examples: Sequence[Any]) -> Case:
+    """Make a case; what draws numbers is seeded, what writes is called on copies."""
+    first = examples[0]
+    rng, writes = law_cases.watch(func, first)
+    if writes:
+        func = law_cases.on_copies(func)
+    if rng:
+        func = law_cases.seeded(func)
+    wanted = law_cases.wanted_by(func, first) or [
+        i for i, t in enumerate(first) if law_cases.differentiable(t)
+    ]
+    return Case(name, func, tuple(examples), tuple(wanted), rng, writes)
 
 
 def database() -> Iterator[tuple[str, tuple[Case, ...]]]:
