@@ -435,6 +435,18 @@ def law_vmap_vjp(case: Case) -> None:
     compare_mapped(case, ours, theirs, cotangents=True)
 
 
+def law_vmap_pull(case: Case) -> None:
+    """``vmap`` of a pull-back, as in ``jacrev``: only the cotangents are batched."""
+    func, inputs = real_function(case, case.examples[0])
+    cotangents = oracle(random_cotangents, func, inputs, 12)
+    _, pull = jaxtorch.vjp(func, *inputs)
+    for dim in (0, -1):
+        several = [torch.stack([c, -2 * c], dim) for c in cotangents]
+        rows = [pull([c.select(dim, i) for c in several]) for i in range(2)]
+        found = jaxtorch.vmap(lambda *cs: pull(list(cs)), in_dims=dim)(*several)
+        close(list(found), [torch.stack(column) for column in zip(*rows, strict=True)])
+
+
 def with_cotangents(case: Case, args: Sequence[Tensor]) -> tuple[Any, Tensors, Tensors]:
     """Split the arguments into those of the case and the cotangents."""
     count = len(case.examples[0])
@@ -596,6 +608,7 @@ LAWS: dict[str, Callable[[Case], None]] = {
     "vjp": law_vjp,
     "transpose": law_transpose,
     "vmap_vjp": law_vmap_vjp,
+    "vmap_pull": law_vmap_pull,
     "sizes": law_sizes,
     "difference": law_difference,
     "linearize": law_linearize,
