@@ -19,7 +19,14 @@ import torch
 import torch.func
 
 import jaxtorch
-from benchmarks.timing import Call, Timing, format_table, machine, time_in_turns, write_csv
+from benchmarks.timing import (
+    Call,
+    Timing,
+    format_table,
+    machine,
+    time_in_turns,
+    write_csv,
+)
 
 try:
     import jax
