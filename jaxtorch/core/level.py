@@ -362,8 +362,26 @@ def any_requires_grad(args: Sequence[Any]) -> bool:
     return False
 
 
+DETACH = torch.ops.aten.detach.default
+
+
+def saves_for_backward() -> bool:
+    """Tell whether torch.autograd, recording a wrapper, calls ``detach`` to save it.
+
+    The derivatives at our levels must then be kept. It calls from outside its kernels,
+    a user's ``detach()`` from within one.
+    """
+    key = torch._C.DispatchKey.AutogradCPU
+    return not (
+        torch._C._dispatch_tls_is_dispatch_key_excluded(key)
+        or torch.is_inference_mode_enabled()
+    )
+
+
 def dispatch_view(level: Level, primitive: Primitive, args: Any, kwargs: Any) -> Any:
     """Run a view and tie its results to the tensor they were taken from."""
+    if primitive.overload is DETACH and saves_for_backward():
+        return level.process(primitive_of(torch.ops.aten.alias.default), args, kwargs)
     out = level.process(primitive, args, kwargs)
     parent = args[0]
     if isinstance(parent, Wrapper):
