@@ -284,7 +284,7 @@ def nextafter_left(t: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def frexp_linearize(wanted: Any, x: Tensor) -> Any:
     """``d mantissa = 2^-exponent dx``; the exponent is piecewise constant."""
     mantissa, exponent = torch.frexp(x)
-    scale = Elementwise(lambda t, e: torch.ldexp(t, -e), exponent)
+    scale = Elementwise(lambda t, e: t * torch.exp2(-e.to(t.dtype)), exponent)
     return (mantissa, exponent), (Output(scale, 0, 2),)
 
 

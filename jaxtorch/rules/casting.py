@@ -156,7 +156,10 @@ def neg_view_linearize(wanted: Any, x: Tensor) -> Any:
 
 def pairs_to_complex(x: Tensor) -> Tensor:
     """Read the last dim, of two elements, as real and imaginary part."""
-    return torch.view_as_complex(x.contiguous())
+    x = x.contiguous()
+    if x.stride(-1) != 1:  # An empty tensor counts as contiguous with any strides.
+        x = x.clone(memory_format=torch.contiguous_format)
+    return torch.view_as_complex(x)
 
 
 def view_as_complex_batch(size: int, dims: Any, x: Tensor) -> Any:

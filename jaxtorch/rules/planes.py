@@ -73,7 +73,7 @@ def unfold(out: Any, like: Tensor, dim: int | None, size: int, rank: int) -> Any
     sizes = (size, like.shape[1 if dim == 0 else 0])
     if isinstance(out, Tensor):
         return torch.unflatten(out, 0, sizes)
-    return tuple(torch.unflatten(o, 0, sizes) for o in out)
+    return tuple(o if o is None else torch.unflatten(o, 0, sizes) for o in out)
 
 
 def filled(args: tuple[Any, ...], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
