@@ -371,7 +371,7 @@ def saves_for_backward() -> bool:
     The derivatives at our levels must then be kept. It calls from outside its kernels,
     a user's ``detach()`` from within one.
     """
-    key = torch._C.DispatchKey.AutogradCPU
+    key = torch._C.DispatchKey.ADInplaceOrView
     return not (
         torch._C._dispatch_tls_is_dispatch_key_excluded(key)
         or torch.is_inference_mode_enabled()
