@@ -3,7 +3,8 @@
 import torch
 
 from jaxtorch.core import hooks
-from jaxtorch.transforms import checkpoint, function
+from jaxtorch.core.level import Wrapper
+from jaxtorch.transforms import checkpoint, function, inside
 
 
 def install() -> None:
@@ -26,3 +27,7 @@ def install() -> None:
         checkpoint.TORCH_HOOKS,
         checkpoint.hooks_inside,
     )
+    hooks.replace(
+        torch.autograd, "_engine_run_backward", inside.ORIGINAL, inside.run_backward
+    )
+    Wrapper.retain_grad = inside.refuse_retain_grad  # type: ignore[method-assign]
