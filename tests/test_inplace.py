@@ -474,3 +474,28 @@ def test_outer_results_with_several_outputs_can_be_written() -> None:
 
     assert_close(vmap(tangent)(x, x + 1), x + 1)
     assert_close(jit(tangent)(x, x + 1), x + 1)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_a_diagonal_is_filled_whatever_the_strides(dim: int) -> None:
+    x = torch.rand(3, 3, 3, dtype=torch.float64)
+    filled = lambda x: x.clone().fill_diagonal_(7.0)  # noqa: E731
+    expected = torch.stack([filled(row) for row in x.unbind(dim)])
+    assert_close(vmap(filled, dim)(x), expected)
+    mask = 1 - torch.eye(3, dtype=torch.float64)
+    slopes = vmap(grad(lambda x: filled(x).sum()), dim)(x)
+    assert_close(slopes, mask.expand(3, 3, 3))
+
+
+def test_a_write_under_no_grad_keeps_the_derivative_of_the_tangent() -> None:
+    x = torch.rand(3, dtype=torch.float64) + 1
+
+    def normed(x: Tensor) -> Tensor:
+        norm = (x * x).sum()
+        with torch.no_grad():
+            norm.clamp_min_(1e-8)
+        return x / norm
+
+    slope = lambda f: lambda x: jvp(f, (x,), (x,))[1].sum()  # noqa: E731
+    plain = lambda x: x / (x * x).sum()  # noqa: E731
+    assert_close(grad(slope(normed))(x), grad(slope(plain))(x))

@@ -159,6 +159,7 @@ INVERSES = {
     aten.select.int: _scatter_same_args("select_scatter"),
     aten.slice.Tensor: _scatter_same_args("slice_scatter"),
     aten.diagonal.default: _scatter_same_args("diagonal_scatter"),
+    aten.as_strided.default: _scatter_same_args("as_strided_scatter"),
     aten.view.default: _reshape_back,
     aten.unsqueeze.default: _reshape_back,
     aten.squeeze.default: _reshape_back,

@@ -35,7 +35,10 @@ class DualTensor(Wrapper):
 
     def keep_history(self, old: Any) -> Any:
         value = keep_history(old.value, self.value)
-        return wrap(self.level, value, self.tangent)
+        tangent = self.tangent
+        if tangent is not None and old.tangent is not None:
+            tangent = keep_history(old.tangent, tangent)
+        return wrap(self.level, value, tangent)
 
     def with_value(self, value: Tensor) -> Tensor:
         if isinstance(value, DualTensor) and value.level is self.level:

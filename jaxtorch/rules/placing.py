@@ -9,6 +9,7 @@ from jaxtorch.linear.diagonal import Elementwise
 from jaxtorch.linear.placement import Inserted
 from jaxtorch.rules.batching import batched_at_front, physical, rank_of
 from jaxtorch.rules.record import Record
+from jaxtorch.rules.strides import elements_reached, reaches_gaps
 
 aten = torch.ops.aten
 
@@ -66,18 +67,14 @@ def written(write: Any, view: Any) -> Any:
 def as_strided_scatter_decompose(
     x: Tensor, src: Tensor, size: Any, stride: Any, storage_offset: int | None = None
 ) -> Any:
-    """Write into the flattened tensor at the places that the strides name.
+    """Write into the flattened tensor at the elements that the strides reach.
 
-    Its elements are taken to lie in order; a permuted tensor is refused.
+    What lies between the elements of the tensor is out of reach.
     """
-    steps = [s for s, length in zip(x.stride(), x.shape, strict=True) if length > 1]
-    if steps != sorted(steps, reverse=True):
+    if reaches_gaps(x, size, stride, storage_offset):
         return NotImplemented
-    place = torch.full((), storage_offset or 0, device=x.device)
-    for length, step in zip(size, stride, strict=True):
-        place = place.unsqueeze(-1) + torch.arange(length, device=x.device) * step
-    out = aten.index_put.default(x.reshape(-1), [place], src)
-    return out.reshape(x.shape)
+    index = elements_reached(x, size, stride, storage_offset)
+    return aten.index_put.default(x.reshape(-1), [index], src).reshape(x.shape)
 
 
 RECORDS = (

@@ -8,6 +8,7 @@ from torch import Tensor
 from jaxtorch.linear.reindex import Reindex
 from jaxtorch.rules.batching import physical, to_front
 from jaxtorch.rules.record import Record
+from jaxtorch.rules.strides import elements_reached, reaches_gaps
 
 aten = torch.ops.aten
 
@@ -68,30 +69,12 @@ def trace_decompose(x: Tensor) -> Tensor:
 
 def as_strided_decompose(
     x: Tensor, size: Any, stride: Any, storage_offset: Any = None
-) -> Tensor:
+) -> Any:
     """Gather the elements that the strides reach, by their places in the storage."""
-    own = x.storage_offset()
-    start = own if storage_offset is None else storage_offset
-    reach = [(n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True) if n]
-    length = sum(reach) + 1
-    places = torch.arange(length, device=x.device)
-    element_of = torch.zeros_like(places)
-    given = strided_places(x.shape, x.stride(), 0, x.device).reshape(-1)
-    count = torch.arange(x.numel(), device=x.device)
-    element_of = torch.index_put(element_of, (given,), count)
-    taken = strided_places(size, stride, start - own, x.device)
-    flat = element_of.index_select(0, taken.reshape(-1))
-    return x.reshape(-1).index_select(0, flat).reshape(size)
-
-
-def strided_places(size: Any, stride: Any, start: Any, device: torch.device) -> Tensor:
-    """Return the place in a storage of every element of a strided tensor."""
-    places = torch.full([1] * len(size), start, device=device)
-    for dim, (length, step) in enumerate(zip(size, stride, strict=True)):
-        shape = [1] * len(size)
-        shape[dim] = length
-        places = places + (torch.arange(length, device=device) * step).reshape(shape)
-    return places
+    if reaches_gaps(x, size, stride, storage_offset):
+        return NotImplemented
+    index = elements_reached(x, size, stride, storage_offset)
+    return x.reshape(-1).index_select(0, index.reshape(-1)).reshape(size)
 
 
 RECORDS = (

@@ -1,0 +1,56 @@
+"""Which elements of a tensor given strides reach; no rule lives here."""
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def elements_reached(x: Tensor, size: Any, stride: Any, start: Any) -> Tensor:
+    """Return the index into the flattened ``x`` of what ``as_strided`` would show.
+
+    ``start`` is the offset in the storage; None is that of ``x``.
+    """
+    own = x.storage_offset()
+    places = torch.arange(span(x), device=x.device)
+    given = strided_places(x.shape, x.stride(), 0, x.device).reshape(-1)
+    count = torch.arange(x.numel(), device=x.device)
+    element_of = torch.index_put(torch.zeros_like(places), (given,), count)
+    first = 0 if start is None else start - own
+    taken = strided_places(size, stride, first, x.device)
+    flat = element_of.index_select(0, taken.reshape(-1))
+    return flat.reshape(size)
+
+
+def span(x: Tensor) -> int:
+    """Return how many places of its storage lie between the ends of ``x``."""
+    reach = [(n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True) if n]
+    return sum(reach) + 1
+
+
+def reaches_gaps(x: Tensor, size: Any, stride: Any, start: Any) -> bool:
+    """Tell whether given strides show storage that is no element of ``x``."""
+    if not x.numel() or span(x) == x.numel():
+        return False
+    own = sorted(zip(x.stride(), x.shape, strict=True), reverse=True)
+    first = 0 if start is None else start - x.storage_offset()
+    steps = [range(0, n * s, s) if s else [0] for n, s in zip(size, stride, strict=True)]
+    for parts in itertools.product(*steps):
+        place = first + sum(parts)
+        for step, length in own:
+            if step and length > 1:
+                place -= step * min(place // step, length - 1)
+        if place:
+            return True
+    return False
+
+
+def strided_places(size: Any, stride: Any, start: Any, device: torch.device) -> Tensor:
+    """Return the place in a storage of every element of a strided tensor."""
+    places = torch.full([1] * len(size), start, device=device)
+    for dim, (length, step) in enumerate(zip(size, stride, strict=True)):
+        shape = [1] * len(size)
+        shape[dim] = length
+        places = places + (torch.arange(length, device=device) * step).reshape(shape)
+    return places
