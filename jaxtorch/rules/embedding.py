@@ -194,7 +194,7 @@ def embedding_bag_batch(
         rows = weight.shape[1]
         weight, indices, padding_idx = stacked_tables(weight, indices, padding_idx)
     shape = (size, offsets.shape[1])
-    out, _, counts, winners = aten._embedding_bag.default(
+    out, bags, counts, winners = aten._embedding_bag.default(
         weight,
         indices.reshape(-1),
         flat_rows(size, offsets, 0, indices.shape[1]).reshape(-1),
@@ -207,7 +207,25 @@ def embedding_bag_batch(
     if winners.numel() == out.numel():
         shift = torch.arange(size, device=out.device).reshape(size, 1, 1) * rows
         winners = torch.clamp(winners.reshape(out.shape) - shift, min=0)
-    return (out, counts, counts, winners), (0, None, None, 0)
+    if bags.numel() == indices.numel():
+        first = torch.arange(size, device=out.device).unsqueeze(1) * shape[1]
+        bags = bags.reshape(indices.shape) - first
+    return apart(size, shape[1], out, bags, counts, winners)
+
+
+def apart(
+    size: int, count: int, out: Tensor, bags: Tensor, counts: Tensor, winners: Tensor
+) -> Any:
+    """Return the outputs with their batch dims; a kernel may leave some of them empty.
+
+    Without a maximum ``winners`` repeats the counts.
+    """
+    if counts.numel() == size * count:
+        counts = counts.reshape(size, count)
+    if winners.dim() == 1 and winners.numel() == size * count:
+        winners = winners.reshape(size, count)
+    rest = (bags, counts, winners)
+    return (out, *rest), (0, *[0 if r.dim() > 1 else None for r in rest])
 
 
 def stacked_tables(
@@ -228,9 +246,11 @@ def wide_bag(weight: Tensor, *args: Any) -> Any:
     flat = weight.reshape(weight.shape[0], weight.shape[1] * weight.shape[2])
     out, numbers, counts, winners = aten._embedding_bag.default(flat, *args)
     shape = (out.shape[0], *weight.shape[1:])
+    dim = None
     if winners.shape == out.shape:
         winners = winners.reshape(shape)
-    return (out.reshape(shape), numbers, counts, winners), (1, None, None, 1)
+        dim = 1
+    return (out.reshape(shape), numbers, counts, winners), (1, None, None, dim)
 
 
 RECORDS = (
