@@ -1,4 +1,4 @@
-"""torch.autograd.grad, backward and retain_grad called inside a transformed function."""
+"""torch.autograd.grad, backward and retain_grad inside a transformed function."""
 
 from collections.abc import Callable
 from typing import Any

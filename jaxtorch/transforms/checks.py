@@ -72,6 +72,20 @@ def split_aux(where: object, out: Any) -> tuple[Any, Any]:
     return out
 
 
+def check_complex(where: object, leaves: list[Any], what: str) -> None:
+    """Refuse real inputs or outputs of a function that is said to be holomorphic."""
+    for index, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor) and not leaf.is_complex():
+            raise UsageError(
+                explain(
+                    where,
+                    f"holomorphic=True requires all {what} to be complex: flattened "
+                    f"tensor {index} has dtype {leaf.dtype}.",
+                    "convert it with .to(torch.complex64), or drop holomorphic=True",
+                )
+            )
+
+
 def check_differentiable_inputs(where: object, leaves: list[Any], tree: Any) -> None:
     """Refuse inputs that have no derivative: not tensors, or integers."""
     for index, leaf in enumerate(leaves):

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from jaxtorch import pytree
@@ -11,6 +12,7 @@ from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.checks import (
     Argnums,
     check_argnums,
+    check_complex,
     check_differentiable_inputs,
 )
 from jaxtorch.transforms.naming import Where
@@ -18,7 +20,11 @@ from jaxtorch.transforms.taping import Recording
 
 
 def grad(
-    func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
+    func: Callable[..., Any],
+    argnums: Argnums = 0,
+    has_aux: bool = False,
+    *,
+    holomorphic: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes the gradient of a scalar function.
 
@@ -27,6 +33,9 @@ def grad(
         argnums: the positional arguments to differentiate, an int or a tuple of them.
             Each may be a pytree of tensors of floating point or complex dtype.
         has_aux: ``func`` returns ``(output, aux)``.
+        holomorphic: ``func`` is a holomorphic function of complex inputs with a complex
+            output, and the result is its complex derivative. Otherwise the output must
+            be real, and the gradient of a complex input follows PyTorch's convention.
 
     Returns:
         A function of the same arguments that returns the gradient in the structure of
@@ -35,16 +44,18 @@ def grad(
 
     Raises:
         UsageError: (a RuntimeError) for wrong argnums, for inputs without a derivative
-            and for an output that is not a real tensor without dims.
+            and for an output that is not a real tensor without dims (a complex one
+            with ``holomorphic``).
 
     Example:
         >>> import torch, jaxtorch
         >>> jaxtorch.grad(lambda x: (x**2).sum())(torch.tensor([1.0, 2.0]))
         tensor([2., 4.])
 
-    Source: the signature and behaviour of ``torch.func.grad``.
+    Source: the signature and behaviour of ``torch.func.grad``; ``holomorphic`` is from
+    ``jax.grad``.
     """
-    compute = differentiate(func, argnums, has_aux, "grad")
+    compute = differentiate(func, argnums, has_aux, "grad", holomorphic)
 
     @functools.wraps(func)
     def gradient(*args: Any, **kwargs: Any) -> Any:
@@ -55,7 +66,11 @@ def grad(
 
 
 def grad_and_value(
-    func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
+    func: Callable[..., Any],
+    argnums: Argnums = 0,
+    has_aux: bool = False,
+    *,
+    holomorphic: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes ``(gradient, value)``.
 
@@ -68,7 +83,7 @@ def grad_and_value(
 
     Source: the signature and behaviour of ``torch.func.grad_and_value``.
     """
-    compute = differentiate(func, argnums, has_aux, "grad_and_value")
+    compute = differentiate(func, argnums, has_aux, "grad_and_value", holomorphic)
 
     @functools.wraps(func)
     def gradient_and_value(*args: Any, **kwargs: Any) -> Any:
@@ -79,7 +94,11 @@ def grad_and_value(
 
 
 def value_and_grad(
-    func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
+    func: Callable[..., Any],
+    argnums: Argnums = 0,
+    has_aux: bool = False,
+    *,
+    holomorphic: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes ``(value, gradient)``, in JAX's order.
 
@@ -92,7 +111,7 @@ def value_and_grad(
 
     Source: the order of results of ``jax.value_and_grad``.
     """
-    compute = differentiate(func, argnums, has_aux, "value_and_grad")
+    compute = differentiate(func, argnums, has_aux, "value_and_grad", holomorphic)
 
     @functools.wraps(func)
     def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
@@ -106,7 +125,11 @@ FIRST = (0,)
 
 
 def differentiate(
-    func: Callable[..., Any], argnums: Argnums, has_aux: bool, transform: str
+    func: Callable[..., Any],
+    argnums: Argnums,
+    has_aux: bool,
+    transform: str,
+    holomorphic: bool,
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, Tensor, Any]]:
     """Return ``(args, kwargs) -> (gradient, value, aux)``."""
     where = Where(transform, func)
@@ -119,6 +142,8 @@ def differentiate(
         wanted = tuple([args[p] for p in positions])
         leaves, spec = pytree.flatten_args(wanted)
         check_differentiable_inputs(where, leaves, wanted)
+        if holomorphic:
+            check_complex(where, leaves, "inputs")
 
         def call(wrapped: list[Any]) -> Any:
             if positions == FIRST and spec is pytree.FLAT:
@@ -130,16 +155,18 @@ def differentiate(
             return func(*full, **kwargs)
 
         tape = Recording(call, leaves, where, has_aux)
-        value = scalar_output(where, tape)
+        value = scalar_output(where, tape, holomorphic)
         pulled = tape.pull_one()
+        if holomorphic:
+            pulled = [torch.conj_physical(cotangent) for cotangent in pulled]
         grads = pytree.unflatten_args(pulled, spec)
         return (grads if several else grads[0]), value, tape.aux
 
     return compute
 
 
-def scalar_output(where: object, tape: Recording) -> Tensor:
-    """Return the value of the taped function; refuse all but a real scalar."""
+def scalar_output(where: object, tape: Recording, holomorphic: bool) -> Tensor:
+    """Return the value of the taped function; refuse all but a scalar of its kind."""
     value = tape.outs[0] if tape.spec is pytree.LEAF else None
     if not isinstance(value, Tensor):
         raise UsageError(
@@ -160,12 +187,14 @@ def scalar_output(where: object, tape: Recording) -> Tensor:
                 "reduce the output (.sum(), .mean(), .squeeze()), or use jacrev",
             )
         )
-    if value.is_complex():
+    if holomorphic:
+        check_complex(where, [value], "outputs")
+    elif value.is_complex():
         raise UsageError(
             explain(
                 where,
                 "Expected the function to return a real scalar, got a complex one.",
-                "return its real part or its absolute value",
+                "return its real part or its absolute value, or pass holomorphic=True",
             )
         )
     return value

@@ -1,8 +1,8 @@
 """``torch.autograd.grad`` and ``.backward()`` called inside a transformed function.
 
-A wrapper that requires grad (after ``x.requires_grad_()``) is recorded by torch.autograd
-itself, above the levels, which see its backward as any other code. Here are the wrappers
-that do not: where they are on a tape of ours, the tape is read.
+A wrapper that requires grad (after ``x.requires_grad_()``) is recorded by
+torch.autograd itself, above the levels, which see its backward as any other code. Here
+are the wrappers that do not: where they are on a tape of ours, the tape is read.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import _engine_run_backward as ORIGINAL
+from torch.autograd import graph
 
 from jaxtorch.core import alias
 from jaxtorch.core.custom import Beneath
@@ -18,6 +18,7 @@ from jaxtorch.core.level import STATE, Wrapper, paused
 from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back
 from jaxtorch.errors import UsageError, explain
 
+ORIGINAL = graph._engine_run_backward
 Root = tuple[Node, int | None]
 
 
@@ -45,8 +46,8 @@ def run_backward(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         raise UsageError(
             explain(
                 "torch.autograd.grad",
-                "One of the differentiated Tensors appears to not have been used in the "
-                "graph.",
+                "One of the differentiated Tensors appears to not have been used in "
+                "the graph.",
                 "pass allow_unused=True if that is intended",
             )
         )
@@ -140,7 +141,7 @@ def refuse_retain_grad(self: Wrapper) -> None:
     raise UsageError(
         explain(
             self.level.transform,
-            "retain_grad() was called on a value of the transform, which gets no .grad.",
+            "retain_grad() was called on a value of the transform: it has no .grad.",
             "return the value and use jaxtorch.vjp, or torch.autograd.grad",
         )
     )

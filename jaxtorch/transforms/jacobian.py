@@ -14,6 +14,7 @@ from jaxtorch.transforms.basis import map_basis
 from jaxtorch.transforms.checks import (
     Argnums,
     check_argnums,
+    check_complex,
     check_differentiable_inputs,
 )
 from jaxtorch.transforms.forward import jvp
@@ -28,6 +29,7 @@ def jacrev(
     has_aux: bool = False,
     chunk_size: int | None = None,
     randomness: str = "error",
+    holomorphic: bool = False,
     _preallocate_and_copy: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes the Jacobian, one row at a time, in reverse mode.
@@ -41,6 +43,8 @@ def jacrev(
         chunk_size: how many rows are computed at a time; None for all. With 1 the rows
             are computed one by one without ``vmap``.
         randomness: as in ``vmap``, for random operations inside the derivative.
+        holomorphic: ``func`` is a holomorphic function of complex inputs with complex
+            outputs; the result is its complex Jacobian.
         _preallocate_and_copy: accepted for ``torch.func``; chunks are always joined.
 
     Returns:
@@ -69,7 +73,8 @@ def jacrev(
         call, leaves, spec = select_inputs(where, func, argnums, args, kwargs)
         tape = Recording(call, leaves, where, has_aux)
         check_outputs(where, tape.outs, "the output of the function")
-        refuse_complex(where, [*leaves, *tape.outs])
+        check_field(where, leaves, "inputs", holomorphic)
+        check_field(where, tape.outs, "outputs", holomorphic)
         sizes = [out.numel() for out in tape.outs]
         with paused():
             rows = map_basis(
@@ -79,6 +84,8 @@ def jacrev(
                 randomness,
                 pure=True,
             )
+            if holomorphic:
+                rows = [torch.conj_physical(row) for row in rows]
             columns = [
                 [
                     shaped(part, out.shape + leaf.shape)
@@ -99,6 +106,7 @@ def jacfwd(
     *,
     randomness: str = "error",
     chunk_size: int | None = None,
+    holomorphic: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes the Jacobian, one column at a time, forward mode.
 
@@ -133,10 +141,10 @@ def jacfwd(
             aux, seen["aux"] = pytree.flatten(result[2] if has_aux else ())
             return [*outs, *aux]
 
-        refuse_complex(where, leaves)
+        check_field(where, leaves, "inputs", holomorphic)
         columns = map_basis(push, leaves, chunk_size, randomness)
         count = seen["spec"].num_leaves
-        refuse_complex(where, columns[:count])
+        check_field(where, columns[:count], "outputs", holomorphic)
         with paused():
             per_output = [
                 [
@@ -162,6 +170,7 @@ def hessian(
     has_aux: bool = False,
     chunk_size: int | None = None,
     randomness: str = "error",
+    holomorphic: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes the Hessian, forward over reverse mode.
 
@@ -177,8 +186,17 @@ def hessian(
 
     Source: the signature and behaviour of ``torch.func.hessian``.
     """
-    inner = jacrev(func, argnums, has_aux=has_aux, randomness=randomness)
-    return jacfwd(inner, argnums, has_aux, randomness=randomness, chunk_size=chunk_size)
+    inner = jacrev(
+        func, argnums, has_aux=has_aux, randomness=randomness, holomorphic=holomorphic
+    )
+    return jacfwd(
+        inner,
+        argnums,
+        has_aux,
+        randomness=randomness,
+        chunk_size=chunk_size,
+        holomorphic=holomorphic,
+    )
 
 
 def select_inputs(
@@ -241,8 +259,13 @@ def check_chunk_size(where: object, chunk_size: int | None) -> None:
         )
 
 
-def refuse_complex(where: object, leaves: Sequence[Any]) -> None:
-    """Refuse complex inputs and outputs, whose Jacobian would be ambiguous."""
+def check_field(
+    where: object, leaves: Sequence[Any], what: str, holomorphic: bool
+) -> None:
+    """Refuse complex tensors, whose Jacobian is ambiguous; real ones if holomorphic."""
+    if holomorphic:
+        check_complex(where, list(leaves), what)
+        return
     for index, leaf in enumerate(leaves):
         if isinstance(leaf, Tensor) and leaf.is_complex():
             raise UsageError(
@@ -250,6 +273,7 @@ def refuse_complex(where: object, leaves: Sequence[Any]) -> None:
                     where,
                     "Expected all inputs and outputs to be real, but flattened tensor "
                     f"{index} is complex.",
-                    "use torch.view_as_real, or vjp and jvp",
+                    "pass holomorphic=True for a holomorphic function; otherwise use "
+                    "torch.view_as_real, or vjp and jvp",
                 )
             )

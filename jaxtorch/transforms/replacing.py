@@ -30,4 +30,4 @@ def install() -> None:
     hooks.replace(
         torch.autograd, "_engine_run_backward", inside.ORIGINAL, inside.run_backward
     )
-    Wrapper.retain_grad = inside.refuse_retain_grad  # type: ignore[method-assign]
+    Wrapper.retain_grad = inside.refuse_retain_grad  # type: ignore[assignment, method-assign]
