@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jaxtorch.errors import UsageError, explain
 from jaxtorch.linear.broadcast import Broadcast
 from jaxtorch.linear.cast import Cast, cast_to, promoted
 from jaxtorch.linear.operator import General, Identity
@@ -191,6 +192,18 @@ def fill_scalar_batch(size: int, dims: Any, x: Tensor, value: Any) -> Any:
     return torch.fill(x, value), dims[0]
 
 
+def to_sparse_batch(size: int, dims: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Refuse: the number of stored elements differs between the examples."""
+    raise UsageError(
+        explain(
+            "vmap",
+            "a batched tensor can't be made sparse: each example would store its own "
+            "number of elements.",
+            "make it sparse outside of vmap, or stay dense",
+        )
+    )
+
+
 RECORDS = (
     Record(aten.clone.default, clone_batch, clone_linearize),
     Record(aten._to_copy.default, to_copy_batch, to_copy_linearize),
@@ -224,4 +237,6 @@ RECORDS = (
         lambda t, r, angle: t * torch.polar(torch.ones_like(r), angle),
         lambda t, r, angle: t * torch.polar(r, angle) * 1j,
     ),
+    Record(aten._to_sparse.default, to_sparse_batch),
+    Record(aten._to_sparse.sparse_dim, to_sparse_batch),
 )
