@@ -22,7 +22,9 @@ MAY_IMPORT = {
     "kernels": {"kernels"},
     **dict.fromkeys(LEAVES, LEAVES),
 }
-LOOK_UP = {f"jaxtorch.rules.{name}" for name in ("table", "record", "likeness")}
+LOOK_UP = {
+    f"jaxtorch.rules.{name}" for name in ("table", "record", "likeness", "masked_reads")
+}
 FORBIDDEN = ("torch.func", "functorch", "torch._functorch")
 MOST_LINES = 500
 MOST_FUNCTION_LINES = 60

@@ -26,6 +26,8 @@ from jaxtorch.core.primitive import PRIMITIVES, Kind, Primitive, primitive_of
 from jaxtorch.errors import MutationError, RandomnessError, UsageError, explain
 
 DEAD = 1 << 60
+FRONT = DEAD - 1
+"""The depth of what stands inside of every transform."""
 make_wrapper = Tensor._make_wrapper_subclass
 exclude = torch._C._dispatch_tls_set_dispatch_key_excluded
 CONJUGATE = torch._C.DispatchKey.Conjugate
@@ -296,9 +298,14 @@ def dispatch(func: OpOverload, args: Any, kwargs: Any) -> Any:
             with tracked_by_autograd():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
-    if primitive.plain:
+    if primitive.simple:
+        return level.process(primitive, args, kwargs)
+    if level.depth == FRONT:
         return level.process(primitive, args, kwargs)
     kind = primitive.kind
+    if kind is Kind.FUNCTIONAL:
+        out = primitive.select(*args)
+        return level.process(primitive, args, kwargs) if out is None else out
     if kind is Kind.VIEW:
         return dispatch_view(level, primitive, args, kwargs)
     if kind is Kind.RANDOM:
@@ -423,6 +430,13 @@ def refuse_random_write(primitive: Primitive) -> None:
             )
 
 
+def resizes(primitive: Primitive) -> bool:
+    """Tell whether an in-place op shows other elements than a view would: resize_."""
+    if torch.Tag.inplace_view not in primitive.overload.tags:
+        return False
+    return primitive_of(primitive.functional).kind is not Kind.VIEW
+
+
 def dispatch_mutation(
     level: Level, primitive: Primitive, args: Any, kwargs: Any
 ) -> Any:
@@ -441,7 +455,7 @@ def dispatch_mutation(
                 "the new value",
             )
         )
-    if primitive.functional is None:
+    if primitive.functional is None or resizes(primitive):
         raise UsageError(
             explain(
                 level.transform,

@@ -28,10 +28,12 @@ class Primitive:
         "record",
         "kind",
         "plain",
+        "simple",
         "batch",
         "linearize",
         "functional",
         "defaults",
+        "select",
     )
 
     def __init__(self, overload: OpOverload, record: Record | None) -> None:
@@ -40,11 +42,17 @@ class Primitive:
         self.batch = record.batch if record else None
         self.linearize = record.linearize if record else None
         self.kind = kind_of(overload)
-        self.plain = self.kind is Kind.FUNCTIONAL
+        self.plain = self.simple = self.kind is Kind.FUNCTIONAL
         self.functional = (
             functional_twin(overload) if self.kind is Kind.MUTATION else None
         )
         self.defaults = missing_defaults(overload, self.functional)
+        self.select: Any = None
+
+    def read_by(self, select: Any) -> None:
+        """Let ``select(*args)`` put off a read by a mask; None where it does not."""
+        self.select = select
+        self.simple = False
 
 
 def kind_of(overload: OpOverload) -> Kind:

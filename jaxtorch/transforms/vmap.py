@@ -10,6 +10,7 @@ from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.batching import BatchLevel, BatchTensor, wrap
 from jaxtorch.core.level import settled
+from jaxtorch.core.selected import Selected, refused
 from jaxtorch.core.watching import open_batch
 from jaxtorch.errors import (
     ArgumentError,
@@ -316,6 +317,8 @@ def unwrap_output(level: BatchLevel, where: object, leaf: Any, dim: Any) -> Any:
         if leaf.alias is not None:
             alias.refresh(leaf)
         value, batch_dim = leaf.value, leaf.batch_dim
+    elif type(leaf) is Selected:
+        raise refused("returning it from the function")
     if dim == batch_dim == 0:
         return value
     if dim is None:
