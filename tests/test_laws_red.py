@@ -15,6 +15,8 @@ from tests.law_cases import Case
 from tests.laws import LAWS
 
 SIN = torch.ops.aten.sin.default
+COS = torch.ops.aten.cos.default
+MUL = torch.ops.aten.mul.Tensor
 ADD = torch.ops.aten.add.Tensor
 
 
@@ -39,6 +41,16 @@ def sin_linearize(scale: Callable[..., Tensor]) -> Callable[..., Any]:
     return lambda wanted, x: (torch.sin(x), (Elementwise(scale, x),))
 
 
+def cos_batch(size: int, dims: Any, x: Tensor) -> Any:
+    """Batch the cosine, the slope of the sine, as it should be."""
+    return torch.cos(x), dims[0]
+
+
+def wrong_cos(wanted: Any, x: Tensor) -> Any:
+    """A second derivative of the sine of the wrong sign."""
+    return torch.cos(x), (Elementwise(lambda t, x: t * torch.sin(x), x),)
+
+
 def general(forward: Callable[..., Any], backward: Callable[..., Any]) -> Any:
     """Linearize the sine by two functions of the tangent and the input."""
 
@@ -55,7 +67,7 @@ def right(t: Tensor, x: Tensor) -> Tensor:
 
 
 def detached(t: Tensor, x: Tensor) -> Tensor:
-    """A first derivative that is right and can't be differentiated again."""
+    """A derivative that torch.autograd can't differentiate again."""
     return t * torch.cos(x.detach())
 
 
@@ -77,6 +89,11 @@ def one_at_a_time(size: int, dims: Any, x: Tensor) -> Any:
 def mixed(size: int, dims: Any, x: Tensor) -> Any:
     """A rule that mixes the examples."""
     return torch.sin(x).flip(dims[0]), dims[0]
+
+
+def mixed_mul(size: int, dims: Any, x: Tensor, y: Any) -> Any:
+    """A rule of the product that mixes the examples."""
+    return torch.mul(x, y).flip(dims[0]), dims[0]
 
 
 def wrong_linearize(wanted: Any, x: Tensor) -> Any:
@@ -125,9 +142,10 @@ WRONG = {
         Record(SIN, sin_batch, general(lambda t, x: 1.001 * right(t, x), right)),
     ),
     "linearize-drifts": ("linearize", Record(SIN, sin_batch, drifting_linearize)),
-    "jvp_vjp-detached": ("jvp_vjp", Record(SIN, sin_batch, sin_linearize(detached))),
-    "vjp_vjp-detached": ("vjp_vjp", Record(SIN, sin_batch, sin_linearize(detached))),
+    "jvp_vjp-slope": ("jvp_vjp", Record(COS, cos_batch, wrong_cos)),
+    "vjp_vjp-slope": ("vjp_vjp", Record(COS, cos_batch, wrong_cos)),
     "vmap_vjp-same": ("vmap_vjp", Record(SIN, sin_batch, wrong_linearize)),
+    "vmap_pull-mixed": ("vmap_pull", Record(MUL, mixed_mul, None)),
     "vjp_vmap-mixed": ("vjp_vmap", Record(SIN, mixed, GOOD)),
     "vmap_jvp-mixed": ("vmap_jvp", Record(SIN, mixed, GOOD)),
     "autograd_vmap-detached": ("autograd_vmap", Record(SIN, detached_batch, GOOD)),

@@ -21,7 +21,7 @@ from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.batching import BatchLevel
 from jaxtorch.core.custom import INTERPRETERS, Beneath, Leaves, apply
-from jaxtorch.core.level import STATE, Wrapper
+from jaxtorch.core.level import STATE, Wrapper, mode_is_on
 from jaxtorch.core.reverse import TapeTensor
 from jaxtorch.errors import MutationError, UsageError, explain
 from jaxtorch.transforms.checkpoint import checkpoint
@@ -279,7 +279,7 @@ def apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
     if not levels:
         return original(*args, **kwargs)
     if not any(isinstance(leaf, Wrapper) for leaf in pytree.flatten((args, kwargs))[0]):
-        if not isinstance(levels[0], INTERPRETERS):
+        if not isinstance(levels[0], INTERPRETERS) or not mode_is_on():
             return original(*args, **kwargs)
         with Beneath(levels[0]):
             out = original(*args, **kwargs)
