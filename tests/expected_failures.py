@@ -52,6 +52,12 @@ TABLE: tuple[Row, ...] = (
     *rows(("to_sparse",), ("batch",), "each example stores its own number of elements"),
     *rows(STRIDED, ("batch", "vmap_vjp"), STORAGE),
     *rows(
+        ("resize_", "resize_as_"),
+        ("batch", "transpose"),
+        "a tensor can't change its number of elements inside a transform",
+    ),
+    *rows(("as_strided_scatter",), ("batch",), STORAGE),
+    *rows(
         ("as_strided_scatter",),
         ("vjp", "vmap_vjp"),
         "torch.autograd's derivative in the written-over tensor is not zero there",

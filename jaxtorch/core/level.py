@@ -432,9 +432,10 @@ def refuse_random_write(primitive: Primitive) -> None:
 
 def resizes(primitive: Primitive) -> bool:
     """Tell whether an in-place op shows other elements than a view would: resize_."""
-    if torch.Tag.inplace_view not in primitive.overload.tags:
+    twin = primitive.functional
+    if twin is None or torch.Tag.inplace_view not in primitive.overload.tags:
         return False
-    return primitive_of(primitive.functional).kind is not Kind.VIEW
+    return primitive_of(twin).kind is not Kind.VIEW
 
 
 def dispatch_mutation(
