@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.fuzz.check import Mismatch, check, compare
+from tests.fuzz.check import MismatchError, check, compare
 from tests.fuzz.generate import cases
 from tests.fuzz.oracle import expected
 from tests.fuzz.program import Input, Op, Program, run_out_of_place
@@ -40,7 +40,7 @@ def test_a_wrong_result_is_seen() -> None:
     layers = (Layer("jacrev", (0,)),)
     own = Case(Program(inputs, (Op("sin", (0,)),), (1,)), layers)
     other = Case(Program(inputs, (Op("cos", (0,)),), (1,)), layers)
-    with pytest.raises(Mismatch):
+    with pytest.raises(MismatchError):
         compare(own, own.function()(*own.arguments()), expected(other))
 
 
@@ -50,9 +50,6 @@ def test_the_out_of_place_run_sees_writes_through_views() -> None:
         (
             Op("clone", (0,)),
             Op("t", (1,)),
-            Op("setitem", (2, 4), (("index", "1:"),)),
-        )[:2]
-        + (
             Op("scale", (0,), (("c", 2.0),)),
             Op("mT", (3,)),
             Op("copy_", (2, 4)),

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import HypothesisException
 
-from tests.fuzz.check import Mismatch, check
+from tests.fuzz.check import MismatchError, check
 from tests.fuzz.generate import cases
 from tests.fuzz.stack import Case
 
@@ -37,9 +37,9 @@ class Failure:
 
     def explains(self, case: Case, error: BaseException) -> bool:
         """Tell whether another failure is likely to be this one again."""
-        if not isinstance(error, Mismatch):
+        if not isinstance(error, MismatchError):
             return origin(error) == origin(self.error)
-        if not isinstance(self.error, Mismatch):
+        if not isinstance(self.error, MismatchError):
             return False
         own = {op.name for op in self.case.program.ops}
         layers = {layer.name for layer in self.case.layers}
@@ -52,10 +52,8 @@ class Failure:
     def report(self) -> str:
         """Return the case as data and as a program, and its error."""
         error = "".join(traceback.format_exception_only(self.error)).strip()
-        place = origin(self.error)[-1]
-        return (
-            f"{self.case!r}\n\n{self.case.source()}\n\n{error[:3000]}\n  raised at {place}"
-        )
+        error = f"{error[:3000]}\n  raised at {origin(self.error)[-1]}"
+        return f"{self.case!r}\n\n{self.case.source()}\n\n{error}\n"
 
 
 def origin(error: BaseException) -> tuple[str, str]:
@@ -67,11 +65,10 @@ def origin(error: BaseException) -> tuple[str, str]:
 
 @dataclass
 class Session:
-    """One run of the command: counts, failures, and the failure that is being shrunk."""
+    """One run of the command: counts, failures, and the one that is being shrunk."""
 
     patience: float
     programs: int = 0
-    derivatives: int = 0
     repeats: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
@@ -123,7 +120,8 @@ class Session:
                 raise
             if not isinstance(error, (Exception, HypothesisException)):
                 raise
-            print(f"\n--- failure {len(self.failures) + 1} ---\n{self.current.report()}\n")
+            print(f"\n--- failure {len(self.failures) + 1} ---")
+            print(self.current.report(), flush=True)
             self.failures.append(self.current)
             self.current = None
 

@@ -12,12 +12,12 @@ from tests.fuzz.stack import JACOBIANS, Case
 LARGEST_RESULT = 1e6
 
 
-class Mismatch(AssertionError):
+class MismatchError(AssertionError):
     """jaxtorch and the oracle differ."""
 
 
 def check(case: Case) -> str:
-    """Compare a case with its oracle; return why it says nothing, or an empty string."""
+    """Compare a case with its oracle; return why it says nothing, else nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -33,7 +33,7 @@ def check(case: Case) -> str:
             compare(case, func(*args), wanted)
     for number, (own, fresh) in enumerate(zip(args, case.arguments(), strict=True)):
         if not torch.equal(own, fresh):
-            raise Mismatch(f"argument {number} was written")
+            raise MismatchError(f"argument {number} was written")
     return ""
 
 
@@ -47,18 +47,20 @@ def tame(x: Tensor) -> bool:
 def compare(case: Case, got: Outputs, wanted: Outputs) -> None:
     """Raise where two results differ in number, shape, dtype or value."""
     if len(got) != len(wanted):
-        raise Mismatch(f"{len(got)} outputs, expected {len(wanted)}")
+        raise MismatchError(f"{len(got)} outputs, expected {len(wanted)}")
     single = any(x.dtype is torch.float32 for x in wanted) or reads_float32(case)
     jacobian = any(layer.name in JACOBIANS for layer in case.layers)
     for number, (own, other) in enumerate(zip(got, wanted, strict=True)):
         where = f"output {number}"
         if own.shape != other.shape:
-            raise Mismatch(f"{where}: {list(own.shape)}, expected {list(other.shape)}")
+            raise MismatchError(
+                f"{where}: {list(own.shape)}, expected {list(other.shape)}"
+            )
         # The rows of a Jacobian over two dtypes have no dtype of their own.
         if own.dtype is not other.dtype and not (single and jacobian):
-            raise Mismatch(f"{where}: {own.dtype}, expected {other.dtype}")
+            raise MismatchError(f"{where}: {own.dtype}, expected {other.dtype}")
         if not close(own, other, 5e-3 if single else 1e-7):
-            raise Mismatch(f"{where}:\n{own}\nexpected:\n{other}")
+            raise MismatchError(f"{where}:\n{own}\nexpected:\n{other}")
 
 
 def reads_float32(case: Case) -> bool:

@@ -100,7 +100,7 @@ class Growth:
     def operands(self, kind: Kind) -> tuple[int, ...] | None:
         """Draw operands that go together; None where there are none."""
         first = self.candidates(kind.takes[0])
-        if kind.effect in ("write", "setitem", "restride"):
+        if kind.writes:
             first = [n for n in first if self.writable(n)]
         others = [self.candidates(letter)[:8] for letter in kind.takes[1:]]
         if not first or not all(others):
@@ -137,12 +137,11 @@ class Growth:
 
     def append(self, op: Op) -> bool:
         """Run an operation on every example and keep it if all of them accept it."""
-        writes = op.kind.effect in ("write", "setitem", "restride")
         try:
             for env in self.envs:
                 if not acceptable(op, [env[n] for n in op.operands]):
                     return False
-            if writes:
+            if op.kind.writes:
                 return self.append_write(op)
             values = [execute(op, env) for env in self.envs]
         except REFUSALS:
@@ -176,8 +175,8 @@ class Growth:
         """Choose the outputs: a late one with a derivative, and up to two others."""
         numbers = self.candidates("f")[:4]
         outputs = [self.choose(numbers)]
-        for _ in range(self.choose([0, 0, 1, 2])):
-            outputs.append(self.choose(self.candidates("a")))
+        others = range(self.choose([0, 0, 1, 2]))
+        outputs += [self.choose(self.candidates("a")) for _ in others]
         for place, number in enumerate(outputs):
             x = self.shown[number]
             if x.numel() > largest_output and x.is_floating_point():
@@ -202,7 +201,7 @@ def acceptable(op: Op, operands: list[Tensor]) -> bool:
         if not kind.guard(*operands, **dims):
             return False
     if kind.effect == "write":
-        return moderate(compiled(op, out_of_place=True)(*operands))
+        return moderate(compiled(op, formula=True)(*operands))
     return True
 
 
@@ -226,10 +225,7 @@ def examples_of(
     for layer in layers:
         specs = replace(layer, size=layer.size or 1).outer_arguments(specs)
     rows = [
-        [
-            draw_value(own, shape)
-            for own, (shape, _) in zip(inputs, specs, strict=True)
-        ]
+        [draw_value(own, shape) for own, (shape, _) in zip(inputs, specs, strict=True)]
     ]
     for layer in reversed(layers):
         if layer.name == "vmap":
@@ -305,9 +301,7 @@ def draw_layer(choose: Choose, args: Sequence[Spec]) -> Layer:
         size = choose([2, 3, 2, 1, 3, 2, 3, 0])
         chunk = choose([None, None, None, 1, 2]) if size else None
         return Layer(name, in_dims=tuple(in_dims), size=size, chunk_size=chunk)
-    floating = [
-        i for i, (_, dtype) in enumerate(args) if dtype and dtype.is_floating_point
-    ]
+    floating = [i for i, (_, dtype) in enumerate(args) if dtype.is_floating_point]
     argnums = [choose(floating)]
     argnums += [i for i in floating if i not in argnums and choose([True, False])]
     chunk = choose([None, None, 1, 2]) if name in JACOBIANS else None

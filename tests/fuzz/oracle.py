@@ -21,7 +21,7 @@ def expected(case: Case) -> Outputs:
     """Return the outputs of a case."""
     program = case.program
     func: Function = program.function()
-    if program.writes:
+    if not program.plain:
         func = lambda *args: run_out_of_place(program, args)  # noqa: E731
     args = argument_specs(program.inputs)
     outs = output_specs(program)
@@ -37,7 +37,7 @@ def by_loop(layer: Layer, func: Function, specs: list[Spec]) -> Function:
 
     def mapped(*args: Tensor) -> Outputs:
         if layer.size == 0:
-            return tuple(torch.zeros(s, dtype=d or torch.float64) for s, d in specs)
+            return tuple(torch.zeros(s, dtype=d) for s, d in specs)
         rows = [
             func(
                 *(

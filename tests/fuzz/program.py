@@ -68,7 +68,12 @@ class Program:
     @property
     def writes(self) -> bool:
         """Tell whether any operation writes in place."""
-        return any(op.kind.effect in ("write", "setitem", "restride") for op in self.ops)
+        return any(op.kind.writes for op in self.ops)
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether torch.autograd can take the program as it is."""
+        return not self.writes and not any(op.kind.formula for op in self.ops)
 
     def lines(self) -> list[str]:
         """Return the program as lines of a Python function ``f0``."""
@@ -103,10 +108,10 @@ def expression(code: str, count: int, params: tuple[tuple[str, str], ...]) -> An
     return eval(f"lambda {', '.join(names)}: {text}", dict(NAMES))
 
 
-def compiled(op: Op, out_of_place: bool = False) -> Callable[..., Tensor]:
+def compiled(op: Op, formula: bool = False) -> Callable[..., Tensor]:
     """Return one operation as a function of its operands."""
     kind = op.kind
-    code = kind.out_of_place if out_of_place and kind.out_of_place else kind.code
+    code = kind.formula if formula and kind.formula else kind.code
     params = tuple((name, str(value)) for name, value in op.params)
     found: Callable[..., Tensor] = expression(code, len(op.operands), params)
     return found
@@ -173,7 +178,7 @@ def run_out_of_place(program: Program, args: Sequence[Tensor]) -> tuple[Tensor, 
 
 def step_pure(op: Op, env: list[Handle]) -> Handle:
     """Read the operands, keep the result in a store of its own."""
-    return Handle.of(compiled(op)(*(env[i].read() for i in op.operands)))
+    return Handle.of(compiled(op, formula=True)(*(env[i].read() for i in op.operands)))
 
 
 def step_view(op: Op, env: list[Handle]) -> Handle:
@@ -186,7 +191,7 @@ def step_view(op: Op, env: list[Handle]) -> Handle:
 def step_restride(op: Op, env: list[Handle]) -> Handle:
     """Let the handle itself show a view of what it showed."""
     handle = env[op.operands[0]]
-    handle.index = compiled(op, out_of_place=True)(handle.places())
+    handle.index = compiled(op, formula=True)(handle.places())
     handle.shape = handle.index.shape
     return handle
 
@@ -194,7 +199,7 @@ def step_restride(op: Op, env: list[Handle]) -> Handle:
 def step_write(op: Op, env: list[Handle]) -> Handle:
     """Write what the out-of-place form of the operation returns."""
     handle = env[op.operands[0]]
-    value = compiled(op, out_of_place=True)(*(env[i].read() for i in op.operands))
+    value = compiled(op, formula=True)(*(env[i].read() for i in op.operands))
     handle.write(value, handle.places())
     return handle
 

@@ -58,4 +58,23 @@ CASES: dict[str, Case] = {
         (Layer("vmap", in_dims=(0, None), out_dims=(0,), size=2),),
         jit=True,
     ),
+    "a tangent lost its derivative in a write under no_grad": Case(
+        Program(
+            (Input((2, 2)),),
+            (Op("cosine_similarity", (0, 0), (("dim", 0),)),),
+            (1,),
+        ),
+        (Layer("jacfwd", (0,)), Layer("grad", (0,))),
+    ),
+    "a strided view of a batch was read as if in order": Case(
+        Program(
+            (Input((3, 3)),),
+            (Op("clone", (0,)), Op("fill_diagonal_", (1,), (("c", -0.7),))),
+            (1,),
+        ),
+        (
+            Layer("vmap", in_dims=(2,), out_dims=(0,), size=3),
+            Layer("vjp", (0,)),
+        ),
+    ),
 }

@@ -1,9 +1,10 @@
-"""Stacks of transforms as data: how they print, what they return, how jaxtorch runs them.
+"""Stacks of transforms as data: how they print, what they return, how they run.
 
 A layer turns a function of tensors that returns a tuple of tensors into another one
 with the same arguments; only ``vmap`` adds a dim to them.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from tests.fuzz import parts
 from tests.fuzz.program import DTYPES, NAMES, Input, Program, arguments
 
 Shape = tuple[int, ...]
-Spec = tuple[Shape, torch.dtype | None]
+Spec = tuple[Shape, torch.dtype]
 
 FORWARD = ("jvp", "linearize")
 JACOBIANS = ("jacrev", "jacfwd", "hessian")
@@ -34,7 +35,7 @@ class Layer:
         out_dims: of vmap.
         size: of the batch of vmap.
         chunk_size: of vmap, jacrev and jacfwd.
-        live: whether tangents and cotangents depend on the values; whether grad has aux.
+        live: whether tangents and cotangents depend on values; whether grad has aux.
     """
 
     name: str
@@ -103,12 +104,13 @@ class Layer:
                 (insert(shape, dim, self.size), dtype)
                 for (shape, dtype), dim in zip(outs, self.out_dims, strict=True)
             ]
-        some = [o for o in outs if o[1] is None or o[1].is_floating_point]
+        some = [spec for spec in outs if spec[1].is_floating_point]
         own = [args[i] for i in self.argnums]
         if self.name == "grad":
             return own + outs if self.live else own
         if self.name == "grad_and_value":
-            return [*own, ((), None), *outs]
+            dtypes = [dtype for _, dtype in some]
+            return [*own, ((), functools.reduce(torch.promote_types, dtypes)), *outs]
         if self.name == "vjp":
             return some + own
         if self.name == "jvp":
@@ -116,8 +118,9 @@ class Layer:
         if self.name == "linearize":
             return some + some + some
         twice = self.name == "hessian"
-        tails = [a[0] + b[0] for a in own for b in (own if twice else [((), None)])]
-        return [(o[0] + tail, None) for o in some for tail in tails]
+        again: list[Shape] = [shape for shape, _ in own] if twice else [()]
+        tails = [shape + tail for shape, _ in own for tail in again]
+        return [(shape + tail, dtype) for shape, dtype in some for tail in tails]
 
     def outer_arguments(self, args: list[Spec]) -> list[Spec]:
         """Return the shapes of the arguments outside of the layer."""
