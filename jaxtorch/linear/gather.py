@@ -90,7 +90,7 @@ class Overwrite(LinearOperator):
         if index.dim() == 0 or index.shape[dim] <= 1:
             return pulled
         order = torch.arange(index.numel(), device=index.device).reshape(index.shape)
-        writer = torch.scatter(index.new_zeros(self.shape), dim, index, order)
+        writer = torch.scatter(order.new_zeros(self.shape), dim, index, order)
         lost = torch.gather(writer, dim, index) != order
         return torch.masked_fill(pulled, lost, 0)
 

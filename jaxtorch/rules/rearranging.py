@@ -1,5 +1,6 @@
 """Elements moved or laid out anew: flip, roll, as_strided, diag_embed."""
 
+import math
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ def roll_batch(size: int, dims: Any, x: Tensor, shifts: Any, which: Any = ()) ->
     rank = x.dim() - 1
     if which and rank:
         return torch.roll(x, shifts, [physical(d, rank) for d in which]), 0
-    return torch.roll(x.reshape(size, -1), shifts, 1).reshape(x.shape), 0
+    flat = x.reshape(size, math.prod(x.shape[1:]))
+    return torch.roll(flat, shifts, 1).reshape(x.shape), 0
 
 
 def roll_linearize(wanted: Any, x: Tensor, shifts: Any, which: Any = ()) -> Any:
