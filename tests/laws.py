@@ -243,7 +243,9 @@ def example_of(
 ) -> Tensors:
     """Return example ``index`` of batched arguments."""
     return [
-        a if d is None else a.select(d, index).clone(memory_format=torch.contiguous_format)
+        a
+        if d is None
+        else a.select(d, index).clone(memory_format=torch.contiguous_format)
         for a, d in zip(args, dims, strict=True)
     ]
 
@@ -416,7 +418,9 @@ def law_vjp_vjp(case: Case) -> None:
         return our_vjp(func, both[:count], both[count:])
 
     pulled = our_vjp(pull, [*inputs, *cotangents], tangents)
-    close_where_known(pulled[:count], [h.detach() for h in hessian], rtol=1e-5, atol=1e-6)
+    close_where_known(
+        pulled[:count], [h.detach() for h in hessian], rtol=1e-5, atol=1e-6
+    )
     _, pushed = jaxtorch.jvp(func, tuple(inputs), tuple(tangents))
     close(pulled[count:], list(pushed), rtol=1e-6, atol=1e-7)
 
@@ -570,7 +574,9 @@ def law_autograd_vjp(case: Case) -> None:
         return our_vjp(func, both[:count], both[count:])
 
     pulled = autograd_vjp(pull, [*inputs, *cotangents], tangents)
-    close_where_known(pulled[:count], [h.detach() for h in hessian], rtol=1e-5, atol=1e-6)
+    close_where_known(
+        pulled[:count], [h.detach() for h in hessian], rtol=1e-5, atol=1e-6
+    )
     _, pushed = jaxtorch.jvp(func, tuple(inputs), tuple(tangents))
     close(pulled[count:], list(pushed), rtol=1e-6, atol=1e-7)
 

@@ -119,12 +119,14 @@ def test_step_of_an_optimizer_through_an_inner_step() -> None:
     names, params = zip(*net.named_parameters(), strict=True)
 
     def call(params: tuple[Tensor, ...], x: Tensor) -> Tensor:
-        return torch.func.functional_call(net, dict(zip(names, params)), (x,))
+        return torch.func.functional_call(
+            net, dict(zip(names, params, strict=True)), (x,)
+        )
 
     def after_a_step(gradient: Function) -> Function:
         def loss(x: Tensor, y: Tensor) -> Tensor:
             inner = gradient(lambda p: F.mse_loss(call(p, x), y))(params)
-            moved = tuple(p - 0.1 * g for p, g in zip(params, inner))
+            moved = tuple(p - 0.1 * g for p, g in zip(params, inner, strict=True))
             return F.mse_loss(call(moved, x), y)
 
         return loss

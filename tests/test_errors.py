@@ -256,9 +256,7 @@ DERIVATIVES = {
     "cotangent shape": usage(lambda: PULL(torch.ones(2)), r"shape \[2\]"),
     "primals list": usage(lambda: jvp(torch.sin, [V], [V]), "primals to be a tuple"),
     "primals tensor": usage(lambda: jvp(torch.sin, V, V), "primals to be a tuple"),
-    "tangents tree": usage(
-        lambda: jvp(torch.sin, (V,), V), "same python structure"
-    ),
+    "tangents tree": usage(lambda: jvp(torch.sin, (V,), V), "same python structure"),
     "tangents missing": usage(
         lambda: jvp(torch.mul, (V, V), (V,)), "same python structure"
     ),
@@ -433,7 +431,10 @@ def test_missing_derivative_names_the_operator_and_the_folder() -> None:
         lambda: jvp(opaque, (V,), (V,)),
         lambda: vmap(grad(lambda x: opaque(x).sum()))(X),
     ):
-        with warnings.catch_warnings(), pytest.raises(errors.MissingRuleError) as caught:
+        with (
+            warnings.catch_warnings(),
+            pytest.raises(errors.MissingRuleError) as caught,
+        ):
             warnings.simplefilter("ignore")
             call()
         assert isinstance(caught.value, NotImplementedError)
@@ -460,7 +461,7 @@ def test_every_error_class_has_a_builtin_parent() -> None:
 
 def test_backward_inside() -> None:
     for transform in (grad, jacrev, lambda f: lambda x: vmap(f)(x.expand(2, 3))):
-        with pytest.raises(RuntimeError, match="backward|does not require grad"):
+        with pytest.raises(RuntimeError, match=r"backward|does not require grad"):
             transform(lambda x: x.sum().backward())(torch.ones(3))
         assert STATE.levels == []
 

@@ -98,7 +98,9 @@ def test_dead_batched_value_is_refused() -> None:
         lambda: dead.add_(1),
         lambda: torch.add(1, other=dead),
     ):
-        with pytest.raises(EscapedTensorError, match="after its vmap has returned") as e:
+        with pytest.raises(
+            EscapedTensorError, match="after its vmap has returned"
+        ) as e:
             use()
         assert isinstance(e.value, RuntimeError)
         assert "Fix:" in str(e.value)
@@ -141,9 +143,9 @@ def test_value_stored_before_an_error_is_dead() -> None:
 
     def func(x: Tensor) -> Tensor:
         kept.append(x * 2)
-        raise ValueError
+        raise ValueError("on purpose")
 
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="on purpose"):
         grad(func)(X)
     assert_close(kept[0] + 0, X * 2)
 

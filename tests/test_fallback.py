@@ -31,7 +31,7 @@ def cube() -> Iterator[Any]:
         return g * 3 * x * x * ctx.scale, None
 
     cube.register_autograd(backward, setup_context=setup_context)
-    yield cube
+    return cube
 
 
 @pytest.mark.parametrize("in_dim", [0, 1])

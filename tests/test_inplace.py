@@ -371,7 +371,9 @@ def test_write_under_no_grad_keeps_the_derivative() -> None:
 
 @pytest.mark.eager(reason="jit refuses torch.autograd's derivative of such a write")
 @pytest.mark.parametrize("batched", [False, True])
-def test_write_under_no_grad_keeps_the_derivatives_of_every_level(batched: bool) -> None:
+def test_write_under_no_grad_keeps_the_derivatives_of_every_level(
+    batched: bool,
+) -> None:
     w = torch.randn(3, dtype=torch.float64, requires_grad=True)
 
     def func(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""jacrev, jacfwd, hessian: shapes, trees, aux, chunks, dtypes; one mode by the other."""
+"""jacrev, jacfwd, hessian: shapes, trees, aux, chunks, dtypes; mode against mode."""
 
 import warnings
 from collections.abc import Callable

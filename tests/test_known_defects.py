@@ -30,7 +30,7 @@ def slopes(func: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def check_hessians(func: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Compare the second derivatives of all mode pairs with differences of a gradient."""
+    """Compare second derivatives of all mode pairs with differences of a gradient."""
     expected = slopes(grad(func), x)
     for second in (
         hessian(func),
@@ -104,8 +104,10 @@ def test_grid_sample_is_not_random() -> None:
     image, grid = doubles(2, 1, 1, 4, 4), doubles(1, 2, 2, 2) / 3
     func = lambda image: F.grid_sample(image, grid, align_corners=False)  # noqa: E731
     assert_close(vmap(func)(image), torch.stack([func(e) for e in image]))
-    check_hessians(lambda grid: F.grid_sample(image[0], grid, align_corners=False)
-                   .square().sum(), grid)
+    check_hessians(
+        lambda grid: F.grid_sample(image[0], grid, align_corners=False).square().sum(),
+        grid,
+    )
 
 
 # 3. Recurrent networks.
@@ -159,7 +161,12 @@ def test_group_norm_and_batch_norm_in_input_and_weight() -> None:
 
 def test_tangent_of_a_scalar_keeps_its_dtype() -> None:
     x = torch.tensor(0.5)
-    for func in (lambda x: x * 2.0, lambda x: 2.0 * x, lambda x: x / 2.0, lambda x: x**2.0):
+    for func in (
+        lambda x: x * 2.0,
+        lambda x: 2.0 * x,
+        lambda x: x / 2.0,
+        lambda x: x**2.0,
+    ):
         assert jvp(func, (x,), (torch.ones(()),))[1].dtype is torch.float32
     got = vmap(jacfwd(lambda x: x.sin() * 2.0))(torch.ones(3))
     assert_close(got, torch.full((3,), 2.0) * torch.ones(3).cos())
@@ -170,7 +177,9 @@ def test_tangent_of_a_scalar_keeps_its_dtype() -> None:
 
 def test_roll_of_a_scalar() -> None:
     x = doubles(3)
-    assert_close(vmap(lambda e: torch.roll(e, 1, 0) if e.dim() else torch.roll(e, 1))(x), x)
+    assert_close(
+        vmap(lambda e: torch.roll(e, 1, 0) if e.dim() else torch.roll(e, 1))(x), x
+    )
 
 
 def test_gradient_of_select_scatter() -> None:

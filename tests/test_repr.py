@@ -49,7 +49,9 @@ def test_nested_wrappers_show_each_level() -> None:
     assert seen[0].index("TapeTensor") < seen[0].index("BatchTensor")
 
 
-def test_printing_does_not_change_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printing_does_not_change_the_result(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def func(x: Tensor) -> Tensor:
         y = x * 2
         print(x, y, f"{y}", str(y), [y])

@@ -33,7 +33,9 @@ def work(seed: int, meet: Callable[[], Any]) -> None:
         assert_close(vmap(grad(func))(x), expected)
         assert_close(grad(lambda x: vmap(func)(x).sum())(x), expected)
         assert_close(jvp(func, (x[0],), (x[1],))[1], (expected[0] * x[1]).sum())
-        assert_close(vmap(hessian(func))(x), torch.diag_embed(2 * x.cos() - x * x.sin()))
+        assert_close(
+            vmap(hessian(func))(x), torch.diag_embed(2 * x.cos() - x * x.sin())
+        )
         assert STATE.levels == []
 
 

@@ -35,7 +35,9 @@ def reaches_gaps(x: Tensor, size: Any, stride: Any, start: Any) -> bool:
         return False
     own = sorted(zip(x.stride(), x.shape, strict=True), reverse=True)
     first = 0 if start is None else start - x.storage_offset()
-    steps = [range(0, n * s, s) if s else [0] for n, s in zip(size, stride, strict=True)]
+    steps = [
+        range(0, n * s, s) if s else [0] for n, s in zip(size, stride, strict=True)
+    ]
     for parts in itertools.product(*steps):
         place = first + sum(parts)
         for step, length in own:
