@@ -166,14 +166,15 @@ def finished(name: str, func: law_cases.Function, examples: Sequence[Any]) -> Ca
 
 
 def database() -> Iterator[tuple[str, tuple[Case, ...]]]:
-    """Yield the operators of the database with their cases."""
+    """Yield the operators of the database with their cases; none of a CUDA operator."""
     for name in law_cases.NAMES:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                yield name, law_cases.cases(name, PICKED)
+                found = law_cases.cases(name, PICKED)
             except NotApplicableError:
-                continue
+                found = ()
+        yield name, found
 
 
 Table = dict[str, dict[str, Outcome]]

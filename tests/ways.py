@@ -95,7 +95,8 @@ def law_pushed(case: Case) -> None:
     tangents = laws.random_like(inputs, 2)
     _, pushed = laws.jaxtorch.jvp(func, tuple(inputs), tuple(tangents))
     left, right = laws.inner(pushed, cotangents), laws.inner(tangents, pulled)
-    laws.close([left], [right], rtol=laws.coarseness([*pushed, *pulled]))
+    own = laws.coarseness([*pushed, *pulled])
+    laws.close([left], [right], rtol=max(1e-6, own), atol=max(1e-8, own))
 
 
 CHECKS = {**laws.LAWS, "pushed": law_pushed}
