@@ -346,7 +346,8 @@ add("index_add", "{0}.index_add(0, torch.zeros({n}, dtype=torch.long), {0})", "f
     n=first_size, fits=lambda x: x.dim() > 0 and x.shape[0] > 0)
 add("scatter_add", "{0}.scatter_add(0, {1} % {n}, {0})", "fi", n=first_size,
     fits=lambda x, i: x.shape == i.shape and x.dim() > 0 and x.shape[0] > 0)
-add("select_scatter", "{0}.select_scatter({0}[0] * 2, 0, -1)", "f",
+# PyTorch's select_scatter writes twice where elements of an unfolded tensor overlap.
+add("select_scatter", "{0}.contiguous().select_scatter({0}[0] * 2, 0, -1)", "f",
     fits=lambda x: x.dim() > 0 and x.shape[0] > 0)
 add("atleast_2d", "torch.atleast_2d({0})", "f", effect="copy")
 add("unfold_copy", "{0}.unfold({dim}, 2, 1)", "f", dim=a_dim, effect="copy",
