@@ -14,8 +14,12 @@ from torch._ops import OpOverload
 from jaxtorch.errors import RandomnessError, explain
 from jaxtorch.linear.diagonal import Elementwise, Scale
 from jaxtorch.linear.operator import General, LinearOperator, Output, Zero
-from jaxtorch.rules.batching import batched_at_front, pad_rank, rank_of
-from jaxtorch.rules.makers import no_derivative, zero_derivative
+from jaxtorch.rules.batching import (
+    batched_at_front,
+    pad_rank,
+    rank_of,
+)
+from jaxtorch.rules.makers import zero_derivative
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
@@ -115,6 +119,16 @@ def standard_gamma_linearize(wanted: Any, x: Tensor, *args: Any) -> Any:
 def gamma_scale(t: Tensor, x: Tensor, out: Tensor) -> Any:
     """Multiply by the derivative of the draw ``out`` by its shape parameter."""
     return t * aten._standard_gamma_grad.default(x, out)
+
+
+def derivative_kernel(overload: OpOverload) -> Record:
+    """Make the record of a kernel of operands of one shape without a derivative."""
+
+    def batch(size: int, dims: Any, *args: Tensor) -> Any:
+        fronts = zip(args, dims, strict=True)
+        return overload(*(batched_at_front(a, d, size) for a, d in fronts)), 0
+
+    return Record(overload, batch)
 
 
 def sample_dirichlet_batch(size: int, dims: Any, x: Tensor, *args: Any) -> Any:
@@ -294,13 +308,13 @@ RECORDS = (
         draw(aten._standard_gamma.default).batch,
         standard_gamma_linearize,
     ),
-    no_derivative(aten._standard_gamma_grad.default),
+    derivative_kernel(aten._standard_gamma_grad.default),
     Record(
         aten._sample_dirichlet.default,
         sample_dirichlet_batch,
         sample_dirichlet_linearize,
     ),
-    no_derivative(aten._dirichlet_grad.default),
+    derivative_kernel(aten._dirichlet_grad.default),
     Record(
         aten.rrelu_with_noise_functional.default,
         rrelu_batch,
