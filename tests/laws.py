@@ -154,15 +154,14 @@ def autograd_vjp(
     pairs = [(o, c) for o, c in zip(outs, cotangents, strict=True) if o.requires_grad]
     if not pairs:
         return [torch.zeros_like(x) for x in inputs]
-    return list(
-        torch.autograd.grad(
-            [o for o, _ in pairs],
-            inputs,
-            [c for _, c in pairs],
-            create_graph=create_graph,
-            materialize_grads=True,
-        )
+    found = torch.autograd.grad(
+        [o for o, _ in pairs],
+        inputs,
+        [c for _, c in pairs],
+        create_graph=create_graph,
+        materialize_grads=True,
     )
+    return [g if g.layout is torch.strided else g.to_dense() for g in found]
 
 
 def our_vjp(func: Any, inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Any:
