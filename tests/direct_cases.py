@@ -20,7 +20,9 @@ def normal(*shapes: Sequence[int]) -> Make:
 
 def positive(*shapes: Sequence[int]) -> Make:
     """Draw float64 tensors of numbers between 0.1 and 0.9."""
-    return lambda: [torch.rand(tuple(shape), dtype=DOUBLE) * 0.8 + 0.1 for shape in shapes]
+    return lambda: [
+        torch.rand(tuple(shape), dtype=DOUBLE) * 0.8 + 0.1 for shape in shapes
+    ]
 
 
 def integers(*shapes: Sequence[int], high: int = 9) -> Make:
@@ -74,7 +76,10 @@ for _name in (
     )
 
 SCALARS: dict[str, Direct] = {
-    "bucketize.Scalar": (lambda b: aten.bucketize.Scalar(0.3, b.cumsum(-1)), positive((4,))),
+    "bucketize.Scalar": (
+        lambda b: aten.bucketize.Scalar(0.3, b.cumsum(-1)),
+        positive((4,)),
+    ),
     "copysign.Scalar": scalar_second(aten.copysign.Scalar, normal((3,)), -2.0),
     "div.Scalar_mode": (
         lambda x: aten.div.Scalar_mode(x, 0.7, rounding_mode="floor"),

@@ -181,7 +181,8 @@ def refuse_staged_body(level: Level | None) -> None:
     """Refuse where a trace within a transform would forget the rules of a function."""
     if level is None or level.transform != "jit":
         return
-    if any(isinstance(outer, INTERPRETERS) for outer in STATE.levels[: level.depth - 1]):
+    outer = STATE.levels[: level.depth - 1]
+    if any(isinstance(each, INTERPRETERS) for each in outer):
         raise UsageError(
             explain(
                 "jit",
