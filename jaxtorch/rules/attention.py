@@ -67,6 +67,11 @@ def share_heads(x: Tensor, query: Tensor) -> Tensor:
     return x.unsqueeze(-3).expand(shape).flatten(-4, -3)
 
 
+def last_dense(x: Tensor) -> Tensor:
+    """Lay the features side by side, as the kernel reads them without a check."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 def cpu_flash_batch(
     size: int,
     dims: Any,
@@ -82,7 +87,7 @@ def cpu_flash_batch(
     """Fold the examples into N; a mask that differs along N is repeated."""
     overload = aten._scaled_dot_product_flash_attention_for_cpu.default
     parts = zip((query, key, value), dims, strict=False)
-    folded = [fold(x, d, size, 2) for x, d in parts]
+    folded = [last_dense(fold(x, d, size, 2)) for x, d in parts]
     mask = attn_mask
     if mask is not None and mask.dim() == 4 and mask.shape[0] != 1:
         mask = batched_at_front(mask, None, size).flatten(0, 1)
