@@ -250,6 +250,49 @@ KERNELS: dict[str, Direct] = {
     "lift_fresh_copy": (aten.lift_fresh_copy.default, normal((3,))),
     "linear": (aten.linear.default, normal((2, 3), (4, 3), (4,))),
     "zero": (aten.zero.default, normal((3,))),
+    "_dirichlet_grad": (
+        lambda x, a: aten._dirichlet_grad.default(x, a, a.sum(-1, True).expand(3)),
+        positive((3,), (3,)),
+    ),
+    "_prelu_kernel_backward": (
+        aten._prelu_kernel_backward.default,
+        normal((3,), (3,), (3,)),
+    ),
+    "_scaled_dot_product_flash_attention_for_cpu": (
+        lambda q, k, v: (
+            aten._scaled_dot_product_flash_attention_for_cpu.default(q, k, v)[0]
+        ),
+        normal((1, 2, 3, 2), (1, 2, 3, 2), (1, 2, 3, 2)),
+    ),
+    "all.dims": (lambda x: aten.all.dims(x > 0, [0, 1]), normal((2, 3))),
+    "any.dims": (lambda x: aten.any.dims(x > 0, [0], True), normal((2, 3))),
+    "count_nonzero.dim_IntList": (
+        lambda x: aten.count_nonzero.dim_IntList(x, [0, 1]),
+        integers((2, 3), high=2),
+    ),
+    "embedding_renorm": (
+        lambda w: aten.embedding_renorm.default(w, torch.tensor([0, 2]), 1.0, 2.0),
+        normal((3, 2)),
+    ),
+    "new_empty_strided": (
+        lambda x: aten.new_empty_strided.default(x, [3], [1]).shape[0] + x,
+        normal((3,)),
+    ),
+    "polygamma_": (lambda x: x.clone().polygamma_(1), positive((3,))),
+    "reflection_pad3d": (
+        lambda x: aten.reflection_pad3d.default(x, [1, 0, 1, 1, 0, 1]),
+        normal((1, 2, 2, 3)),
+    ),
+    "replication_pad3d": (
+        lambda x: aten.replication_pad3d.default(x, [1, 0, 2, 1, 0, 1]),
+        normal((1, 2, 2, 3)),
+    ),
+    "rrelu_with_noise_backward": (
+        lambda g, x: aten.rrelu_with_noise_backward.default(
+            g, x, torch.full_like(x, 0.25), 0.1, 0.3, True, False
+        ),
+        normal((3,), (3,)),
+    ),
     "rrelu_with_noise_functional": (
         lambda x: aten.rrelu_with_noise_functional.default(x, torch.ones_like(x))[0],
         normal((3,)),
@@ -263,6 +306,25 @@ def random_call(name: str) -> Direct:
     return getattr(getattr(aten, packet), own or "default"), positive((3,))
 
 
+GENERATED: dict[str, Callable[[Tensor, torch.Generator], Any]] = {
+    "rand.generator": lambda x, g: x + aten.rand.generator([3], generator=g),
+    "randint.generator": lambda x, g: x + aten.randint.generator(9, [3], generator=g),
+    "randint.low_generator": (
+        lambda x, g: x + aten.randint.low_generator(2, 9, [3], generator=g)
+    ),
+    "randperm.generator": lambda x, g: x + aten.randperm.generator(3, generator=g),
+    "rand_like.generator": lambda x, g: aten.rand_like.generator(x, generator=g),
+    "randn_like.generator": lambda x, g: aten.randn_like.generator(x, generator=g),
+    "randint_like.generator": (
+        lambda x, g: aten.randint_like.generator(x, 9, generator=g)
+    ),
+    "randint_like.low_generator_dtype": (
+        lambda x, g: aten.randint_like.low_generator_dtype(x, 2, 9, generator=g)
+    ),
+    "randint_like.Tensor_generator": (
+        lambda x, g: aten.randint_like.Tensor_generator(x, torch.tensor(9), generator=g)
+    ),
+}
 RANDOM: dict[str, Direct] = {
     **{
         name: random_call(name)
@@ -298,6 +360,20 @@ RANDOM: dict[str, Direct] = {
     "random.to": (lambda x: aten.random.to(x, 9), normal((3,))),
     "randint_like.Tensor": (
         lambda x: aten.randint_like.Tensor(x, torch.tensor(9)),
+        normal((3,)),
+    ),
+    "normal.float_float": (
+        lambda x: x + aten.normal.float_float(1.0, 2.0, [3], dtype=DOUBLE),
+        normal((3,)),
+    ),
+    **{
+        name: (lambda x, call=call: call(x, torch.Generator().manual_seed(3)), normal((3,)))
+        for name, call in GENERATED.items()
+    },
+    "randint": (lambda x: x + aten.randint.default(9, [3]), normal((3,))),
+    "randint.low": (lambda x: x + aten.randint.low(2, 9, [3]), normal((3,))),
+    "randint_like.low_dtype": (
+        lambda x: aten.randint_like.low_dtype(x, 2, 9),
         normal((3,)),
     ),
     "randperm": (
