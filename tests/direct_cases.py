@@ -259,9 +259,9 @@ KERNELS: dict[str, Direct] = {
         normal((3,), (3,), (3,)),
     ),
     "_scaled_dot_product_flash_attention_for_cpu": (
-        lambda q, k, v: (
-            aten._scaled_dot_product_flash_attention_for_cpu.default(q, k, v)[0]
-        ),
+        lambda q, k, v: aten._scaled_dot_product_flash_attention_for_cpu.default(
+            q, k, v
+        )[0],
         normal((1, 2, 3, 2), (1, 2, 3, 2), (1, 2, 3, 2)),
     ),
     "all.dims": (lambda x: aten.all.dims(x > 0, [0, 1]), normal((2, 3))),
@@ -367,7 +367,10 @@ RANDOM: dict[str, Direct] = {
         normal((3,)),
     ),
     **{
-        name: (lambda x, call=call: call(x, torch.Generator().manual_seed(3)), normal((3,)))
+        name: (
+            lambda x, call=call: call(x, torch.Generator().manual_seed(3)),
+            normal((3,)),
+        )
         for name, call in GENERATED.items()
     },
     "randint": (lambda x: x + aten.randint.default(9, [3]), normal((3,))),
