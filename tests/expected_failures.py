@@ -13,19 +13,22 @@ def rows(ops: Iterable[str], laws: Iterable[str], reason: str) -> Iterator[Row]:
             yield op, law, reason
 
 
-DEPENDS_ON_VALUES = "the result's shape, or a branch, depends on the values"
-NO_DERIVATIVE = "no derivative is known; the error says so"
-STORAGE = (
-    "reads its storage by absolute offset: under vmap the offset counts from the start "
-    "of each example, as in torch.func"
+BATCHING = ("batch", "rule", "sizes", "vmap_vmap")
+BATCHED_DERIVATIVES = ("vmap_vjp", "vmap_jvp", "vjp_vmap", "autograd_vmap")
+DERIVATIVES = (
+    "vjp",
+    "transpose",
+    "vmap_vjp",
+    "vmap_pull",
+    "difference",
+    "linearize",
+    "jvp_vjp",
+    "vjp_vjp",
+    "vmap_jvp",
+    "vjp_vmap",
+    "autograd_vjp",
 )
-CHUNKED = (
-    "nn.functional.linear_cross_entropy.chunked",
-    "nn.functional.linear_cross_entropy.chunked_none",
-)
-SEGMENTS = ("_segment_reduce.lengths", "_segment_reduce.offsets")
-STRIDED = ("as_strided", "as_strided.partial_views", "as_strided_copy")
-SHAPES = (
+UNSAFE_SHAPES = (
     "argwhere",
     "bincount",
     "nn.functional.one_hot",
@@ -33,39 +36,101 @@ SHAPES = (
     "unique",
     "unique_consecutive",
 )
+STRIDED = ("as_strided", "as_strided.partial_views", "as_strided_copy")
+LOOPED = ("cov", "hash_tensor", "histogram", "histogramdd", "istft", "linalg.pinv")
+SEGMENTS = ("_segment_reduce.lengths", "_segment_reduce.offsets")
+CHUNKED = (
+    "nn.functional.linear_cross_entropy.chunked",
+    "nn.functional.linear_cross_entropy.chunked_none",
+)
+UNPOOLED = tuple(f"nn.functional.max_unpool{rank}d" for rank in (1, 2, 3))
+NORMAL = ("normal", "normal.number_mean", "direct:normal.float_Tensor")
+
+VALUES = "the result's shape, or a branch, depends on the values of the batch"
+LOOP = "a primitive without a batching rule runs once per example, with a warning"
+UNKNOWN = "no derivative is known; the error says so"
+STORAGE = "names places in the storage, which is laid out otherwise below a transform"
+RESIZE = "a tensor can't change its number of elements inside a transform"
+SPARSE = "a batched or differentiated tensor can't be made sparse"
+OVERWRITTEN = "torch.autograd's derivative is not zero where it was overwritten"
+TWICE = "indices that occur twice: the kernel keeps one, its backward serves both"
+GAMMA = "the derivative of a draw is implicit: PyTorch has only the first"
 
 TABLE: tuple[Row, ...] = (
-    *rows(SHAPES, ("batch",), DEPENDS_ON_VALUES),
-    *rows(("masked_select",), ("batch", "vmap_vjp"), DEPENDS_ON_VALUES),
+    *rows(UNSAFE_SHAPES, BATCHING, VALUES),
+    *rows(("item",), ("sizes", "vmap_vmap"), VALUES),
+    *rows(("masked_select", "repeat_interleave"), BATCHING, VALUES),
+    *rows(("masked_select", "repeat_interleave"), BATCHED_DERIVATIVES, VALUES),
     *rows(
-        ("nn.functional.gaussian_nll_loss",),
-        ("batch", "vmap_vjp"),
-        "branches on whether any variance is negative, as in torch.func",
+        ("narrow",),
+        (*BATCHING, *BATCHED_DERIVATIVES),
+        "a start in a batched tensor is read as a number",
     ),
     *rows(
         ("tensor_split",),
-        ("batch", "vmap_vjp"),
+        (*BATCHING, *BATCHED_DERIVATIVES),
         "a tensor of indices is read in C++, which needs its storage",
     ),
-    *rows((*CHUNKED, *SEGMENTS), ("vjp", "transpose", "vmap_vjp"), NO_DERIVATIVE),
-    *rows(("to_sparse",), ("vjp", "transpose", "vmap_vjp"), NO_DERIVATIVE),
-    *rows(("to_sparse",), ("batch",), "each example stores its own number of elements"),
-    *rows(STRIDED, ("batch", "vmap_vjp"), STORAGE),
     *rows(
-        ("resize_", "resize_as_"),
-        ("batch", "transpose"),
-        "a tensor can't change its number of elements inside a transform",
+        ("nn.functional.gaussian_nll_loss",),
+        (*BATCHING, *BATCHED_DERIVATIVES),
+        "branches on whether any variance is negative, as in torch.func",
     ),
-    *rows(("as_strided_scatter",), ("batch",), STORAGE),
+    *rows(
+        ("nn.functional.ctc_loss",),
+        ("vmap_vmap",),
+        "lengths are read as numbers; one level of batched ones is looped over",
+    ),
+    *rows(LOOPED, ("rule", "sizes"), LOOP),
+    *rows((*SEGMENTS, *CHUNKED), ("rule", "sizes"), LOOP),
+    *rows((*SEGMENTS, *CHUNKED), DERIVATIVES, UNKNOWN),
+    *rows(
+        CHUNKED[:1],
+        ("autograd_vmap",),
+        "the operator asks its inputs whether they require grad; wrappers do not",
+    ),
+    *rows(STRIDED, (*BATCHING, *BATCHED_DERIVATIVES), STORAGE),
+    *rows(STRIDED[1:2], ("vjp", "transpose", "linearize"), STORAGE),
+    *rows(("as_strided_scatter",), BATCHING, STORAGE),
+    *rows(("as_strided_scatter",), ("vmap_jvp",), STORAGE),
     *rows(
         ("as_strided_scatter",),
-        ("vjp", "vmap_vjp"),
-        "torch.autograd's derivative in the written-over tensor is not zero there",
+        ("vjp", "jvp_vjp", "vmap_vjp", "vjp_vmap", "autograd_vmap"),
+        OVERWRITTEN,
+    ),
+    *rows(("resize_", "resize_as_"), BATCHING, RESIZE),
+    *rows(
+        ("resize_", "resize_as_"),
+        ("transpose", "difference", "linearize", "vmap_jvp"),
+        RESIZE,
+    ),
+    *rows(("to_sparse",), (*BATCHING, *DERIVATIVES, "autograd_vmap"), SPARSE),
+    *rows(UNPOOLED, ("transpose", "vjp_vjp", "autograd_vjp"), TWICE),
+    *rows(
+        ("nn.functional.embedding",),
+        ("difference",),
+        "the row padding_idx is a constant by definition",
     ),
     *rows(
-        ("nn.functional.max_unpool3d",),
-        ("transpose",),
-        "indices that occur twice: the kernel keeps one, its backward serves both",
+        ("nn.functional.embedding",),
+        ("autograd_vjp",),
+        "scale_grad_by_freq scales the pull-back only, which is then no transpose",
+    ),
+    *rows(
+        ("nn.functional.embedding_bag",),
+        ("difference",),
+        "max_norm scales rows by a factor that counts as a constant",
+    ),
+    *rows(NORMAL, ("difference",), "PyTorch's derivative of a normal draw is zero"),
+    *rows(
+        ("direct:_standard_gamma",),
+        ("difference", "jvp_vjp", "vjp_vjp", "autograd_vjp"),
+        GAMMA,
+    ),
+    *rows(
+        ("native_layer_norm",),
+        ("autograd_vjp",),
+        "torch.autograd fails on its kernel with a bias and no weight",
     ),
 )
 

@@ -7,8 +7,10 @@ import pytest
 from tests.expected_failures import EXPECTED
 from tests.law_cases import NAMES, NotApplicableError
 from tests.laws import LAWS, QUICK, check
+from tests.reach import UNREACHED, unreached
 
-FULL_SAMPLES = 5
+FULL_SAMPLES = 8
+REACHING_SAMPLES = 5
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -50,3 +52,11 @@ def test_expected_failures_name_operators_and_laws() -> None:
     """Every row of the table is about a case that exists."""
     unknown = [row for row in EXPECTED if row[0] not in NAMES or row[1] not in LAWS]
     assert not unknown
+
+
+def test_every_record_is_reached(pytestconfig: pytest.Config) -> None:
+    """Each overload with a record runs in some case, but for the table of reasons."""
+    part = pytestconfig.getoption("laws_shard").split("/")[0]
+    if pytestconfig.getoption("laws") == "off" or part != "0":
+        pytest.skip("runs with the first shard of the laws")
+    assert unreached(REACHING_SAMPLES) == sorted(UNREACHED)
