@@ -10,12 +10,8 @@ from jaxtorch.linear.broadcast import expand_to, sum_to
 from jaxtorch.linear.operator import LinearOperator
 
 
-class Gather(LinearOperator):
-    """``tangent.gather(dim, index)``; the transpose adds where it was read.
-
-    ``shape`` is that of the tensor that is gathered from. ``Gather(...).transpose()``
-    is the linear part of ``scatter_add``.
-    """
+class AlongDim(LinearOperator):
+    """Reads or writes at ``index`` along ``dim`` of a tensor of ``shape``."""
 
     __slots__ = ("dim", "index", "shape")
 
@@ -23,6 +19,16 @@ class Gather(LinearOperator):
         self.dim = dim
         self.index = index
         self.shape = shape
+
+
+class Gather(AlongDim):
+    """``tangent.gather(dim, index)``; the transpose adds where it was read.
+
+    ``shape`` is that of the tensor that is gathered from. ``Gather(...).transpose()``
+    is the linear part of ``scatter_add``.
+    """
+
+    __slots__ = ()
 
     def apply(self, tangent: Tensor) -> Tensor:
         return torch.gather(tangent, self.dim, self.index)
@@ -32,15 +38,10 @@ class Gather(LinearOperator):
         return torch.scatter_add(zeros, self.dim, self.index, cotangent)
 
 
-class SelectRows(LinearOperator):
+class SelectRows(AlongDim):
     """``tangent.index_select(dim, index)``; the transpose is ``index_add``."""
 
-    __slots__ = ("dim", "index", "shape")
-
-    def __init__(self, dim: int, index: Tensor, shape: torch.Size) -> None:
-        self.dim = dim
-        self.index = index
-        self.shape = shape
+    __slots__ = ()
 
     def apply(self, tangent: Tensor) -> Tensor:
         return torch.index_select(tangent, self.dim, self.index)
@@ -67,18 +68,13 @@ class TakeAt(LinearOperator):
         return torch.ops.aten.index_put.default(zeros, self.indices, cotangent, True)
 
 
-class Overwrite(LinearOperator):
+class Overwrite(AlongDim):
     """Zeros with ``tangent`` written where ``index`` says: the last writer wins.
 
     The transpose reads the cotangent back, for the entries that were not overwritten.
     """
 
-    __slots__ = ("dim", "index", "shape")
-
-    def __init__(self, dim: int, index: Tensor, shape: torch.Size) -> None:
-        self.dim = dim
-        self.index = index
-        self.shape = shape
+    __slots__ = ()
 
     def apply(self, tangent: Tensor) -> Tensor:
         zeros = tangent.new_zeros(self.shape)
@@ -95,18 +91,13 @@ class Overwrite(LinearOperator):
         return torch.masked_fill(pulled, lost, 0)
 
 
-class CopyRows(LinearOperator):
+class CopyRows(AlongDim):
     """Zeros with the slices of ``tangent`` written where ``index`` says.
 
     The transpose reads the slices back that were not overwritten.
     """
 
-    __slots__ = ("dim", "index", "shape")
-
-    def __init__(self, dim: int, index: Tensor, shape: torch.Size) -> None:
-        self.dim = dim
-        self.index = index
-        self.shape = shape
+    __slots__ = ()
 
     def apply(self, tangent: Tensor) -> Tensor:
         zeros = tangent.new_zeros(self.shape)

@@ -13,7 +13,7 @@ from jaxtorch.core.level import settled
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.checks import check_differentiable_inputs, split_aux
 from jaxtorch.transforms.naming import Where
-from jaxtorch.transforms.taping import Recording, check_outputs
+from jaxtorch.transforms.taping import check_outputs, record_function
 
 
 def jvp(
@@ -173,15 +173,7 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, Any]:
     ``jax.linearize``.
     """
     where = Where("linearize", func)
-    leaves, spec = pytree.flatten_args(primals)
-    check_differentiable_inputs(where, leaves, primals)
-    tape = Recording(
-        lambda wrapped: func(*pytree.unflatten_args(wrapped, spec)),
-        leaves,
-        where,
-        False,
-    )
-    check_outputs(where, tape.outs, "the output of the function")
+    tape, _ = record_function(where, func, primals, False)
 
     def jvp_fn(*tangents: Any) -> Any:
         _, _, flat = match_tangents(f"{where}'s jvp_fn", primals, tangents)

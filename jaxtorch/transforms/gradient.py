@@ -11,11 +11,10 @@ from jaxtorch import pytree
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.checks import (
     Argnums,
-    check_argnums,
     check_complex,
-    check_differentiable_inputs,
 )
 from jaxtorch.transforms.naming import Where
+from jaxtorch.transforms.selecting import select_inputs
 from jaxtorch.transforms.taping import Recording
 
 
@@ -121,9 +120,6 @@ def value_and_grad(
     return value_and_gradient
 
 
-FIRST = (0,)
-
-
 def differentiate(
     func: Callable[..., Any],
     argnums: Argnums,
@@ -138,22 +134,9 @@ def differentiate(
     def compute(
         args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, Tensor, Any]:
-        positions = check_argnums(where, argnums, len(args))
-        wanted = tuple([args[p] for p in positions])
-        leaves, spec = pytree.flatten_args(wanted)
-        check_differentiable_inputs(where, leaves, wanted)
+        call, leaves, spec = select_inputs(where, func, argnums, args, kwargs)
         if holomorphic:
             check_complex(where, leaves, "inputs")
-
-        def call(wrapped: list[Any]) -> Any:
-            if positions == FIRST and spec is pytree.FLAT:
-                return func(wrapped[0], *args[1:], **kwargs)
-            full = list(args)
-            chosen = pytree.unflatten_args(wrapped, spec)
-            for position, arg in zip(positions, chosen, strict=True):
-                full[position] = arg
-            return func(*full, **kwargs)
-
         tape = Recording(call, leaves, where, has_aux)
         value = scalar_output(where, tape, holomorphic)
         pulled = tape.pull_one()

@@ -13,12 +13,11 @@ from jaxtorch.errors import ArgumentError, UsageError, explain
 from jaxtorch.transforms.basis import map_basis
 from jaxtorch.transforms.checks import (
     Argnums,
-    check_argnums,
     check_complex,
-    check_differentiable_inputs,
 )
 from jaxtorch.transforms.forward import jvp
 from jaxtorch.transforms.naming import Where
+from jaxtorch.transforms.selecting import select_inputs
 from jaxtorch.transforms.taping import Recording, check_outputs
 
 
@@ -197,30 +196,6 @@ def hessian(
         chunk_size=chunk_size,
         holomorphic=holomorphic,
     )
-
-
-def select_inputs(
-    where: object,
-    func: Callable[..., Any],
-    argnums: Argnums,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[Callable[[list[Any]], Any], list[Tensor], Any]:
-    """Return ``func`` as a function of the chosen arguments' leaves, and these."""
-    positions = check_argnums(where, argnums, len(args))
-    wanted: Any = tuple(args[p] for p in positions)
-    leaves, spec = pytree.flatten_args(wanted)
-    check_differentiable_inputs(where, leaves, wanted)
-
-    def call(inputs: list[Any]) -> Any:
-        full = list(args)
-        for position, arg in zip(
-            positions, pytree.unflatten_args(inputs, spec), strict=True
-        ):
-            full[position] = arg
-        return func(*full, **kwargs)
-
-    return call, leaves, spec
 
 
 def cut(rows: Tensor, sizes: list[int]) -> Sequence[Tensor]:

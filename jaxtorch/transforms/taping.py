@@ -19,7 +19,7 @@ from jaxtorch.core.reverse import (
     wrap,
 )
 from jaxtorch.errors import UsageError, explain
-from jaxtorch.transforms.checks import split_aux
+from jaxtorch.transforms.checks import check_differentiable_inputs, split_aux
 
 
 class Recording:
@@ -95,6 +95,22 @@ class Recording:
             tangent = None if root is None else next(pushed)
             out.append(torch.zeros_like(value) if tangent is None else tangent)
         return out
+
+
+def record_function(
+    where: object, func: Callable[..., Any], primals: tuple[Any, ...], has_aux: bool
+) -> tuple[Recording, Any]:
+    """Record ``func(*primals)``; return the tape and the structure of the primals."""
+    leaves, spec = pytree.flatten_args(primals)
+    check_differentiable_inputs(where, leaves, primals)
+    tape = Recording(
+        lambda wrapped: func(*pytree.unflatten_args(wrapped, spec)),
+        leaves,
+        where,
+        has_aux,
+    )
+    check_outputs(where, tape.outs, "the output of the function")
+    return tape, spec
 
 
 def filled(like: Tensor, number: int) -> Tensor:

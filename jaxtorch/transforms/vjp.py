@@ -8,9 +8,8 @@ from torch import Tensor
 
 from jaxtorch import pytree
 from jaxtorch.errors import UsageError, explain
-from jaxtorch.transforms.checks import check_differentiable_inputs
 from jaxtorch.transforms.naming import Where
-from jaxtorch.transforms.taping import Recording, check_outputs
+from jaxtorch.transforms.taping import record_function
 
 
 def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
@@ -40,15 +39,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     Source: the signature and behaviour of ``torch.func.vjp``.
     """
     where = Where("vjp", func)
-    leaves, spec = pytree.flatten_args(primals)
-    check_differentiable_inputs(where, leaves, primals)
-    tape = Recording(
-        lambda wrapped: func(*pytree.unflatten_args(wrapped, spec)),
-        leaves,
-        where,
-        has_aux,
-    )
-    check_outputs(where, tape.outs, "the output of the function")
+    tape, spec = record_function(where, func, primals, has_aux)
     spec_of_out = tape.spec
 
     def vjp_fn(
