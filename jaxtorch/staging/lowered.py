@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from jaxtorch.staging.execution import last_uses
 from jaxtorch.staging.memory import bytes_made, peak_bytes
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.rewriting import meta_of
+from jaxtorch.staging.rewriting import VIEWS, meta_of
 from jaxtorch.staging.staged import Staged
 
 
@@ -80,7 +80,7 @@ def flops_of(node: fx.Node) -> int:
     kwargs = {k: meta_of(v) for k, v in node.kwargs.items()}
     if "device" in kwargs:
         kwargs["device"] = torch.device("meta")
-    if not node.all_input_nodes:
+    if not node.all_input_nodes or target in VIEWS:
         return 0
     counter = FlopCounterMode(display=False)
     with counter:
