@@ -116,7 +116,7 @@ def test_warning_names_operator_reason_and_file(unwarned):
         (aten.max_pool3d_with_indices.default, "pooling"),
         (aten.linalg_eigvals.out, "factorization"),
         (aten.upsample_bicubic2d.default, "resampling"),
-        (aten.special_hermite_polynomial_he.default, "special"),
+        (aten.special_hermite_polynomial_he.default, "polynomials"),
         (aten.stft.default, None),
     ],
 )

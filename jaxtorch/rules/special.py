@@ -176,21 +176,6 @@ def zeta_linearize(overload: OpOverload) -> Any:
     return linearize
 
 
-POLYNOMIALS = (
-    aten.special_chebyshev_polynomial_t,
-    aten.special_chebyshev_polynomial_u,
-    aten.special_chebyshev_polynomial_v,
-    aten.special_chebyshev_polynomial_w,
-    aten.special_hermite_polynomial_h,
-    aten.special_hermite_polynomial_he,
-    aten.special_laguerre_polynomial_l,
-    aten.special_legendre_polynomial_p,
-    aten.special_shifted_chebyshev_polynomial_t,
-    aten.special_shifted_chebyshev_polynomial_u,
-    aten.special_shifted_chebyshev_polynomial_v,
-    aten.special_shifted_chebyshev_polynomial_w,
-)
-
 RECORDS = (
     unary(aten.erf.default, erf_scale),
     unary(aten.erfc.default, erfc_scale),
@@ -247,10 +232,5 @@ RECORDS = (
             aten.special_zeta.other_scalar,
             aten.special_zeta.self_scalar,
         )
-    ),
-    *(
-        Record(getattr(packet, name), binary_batch(packet))
-        for packet in POLYNOMIALS
-        for name in ("default", "x_scalar", "n_scalar")
     ),
 )
