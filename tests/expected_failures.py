@@ -38,7 +38,6 @@ UNSAFE_SHAPES = (
 )
 STRIDED = ("as_strided", "as_strided.partial_views", "as_strided_copy")
 LOOPED = ("cov", "hash_tensor", "histogram", "histogramdd", "istft", "linalg.pinv")
-SEGMENTS = ("_segment_reduce.lengths", "_segment_reduce.offsets")
 CHUNKED = (
     "nn.functional.linear_cross_entropy.chunked",
     "nn.functional.linear_cross_entropy.chunked_none",
@@ -48,7 +47,6 @@ NORMAL = ("normal", "normal.number_mean", "direct:normal.float_Tensor")
 
 VALUES = "the result's shape, or a branch, depends on the values of the batch"
 LOOP = "a primitive without a batching rule runs once per example, with a warning"
-UNKNOWN = "no derivative is known; the error says so"
 STORAGE = "names places in the storage, which is laid out otherwise below a transform"
 RESIZE = "a tensor can't change its number of elements inside a transform"
 SPARSE = "a batched or differentiated tensor can't be made sparse"
@@ -82,12 +80,10 @@ TABLE: tuple[Row, ...] = (
         "lengths are read as numbers; one level of batched ones is looped over",
     ),
     *rows(LOOPED, ("rule", "sizes"), LOOP),
-    *rows((*SEGMENTS, *CHUNKED), ("rule", "sizes"), LOOP),
-    *rows((*SEGMENTS, *CHUNKED), DERIVATIVES, UNKNOWN),
     *rows(
-        CHUNKED[:1],
-        ("autograd_vmap",),
-        "the operator asks its inputs whether they require grad; wrappers do not",
+        CHUNKED,
+        ("jvp_vjp", "vjp_vjp", "autograd_vjp"),
+        "torch.autograd counts the gradients that the kernel computes as constants",
     ),
     *rows(STRIDED, (*BATCHING, *BATCHED_DERIVATIVES), STORAGE),
     *rows(STRIDED[1:2], ("vjp", "transpose", "linearize"), STORAGE),

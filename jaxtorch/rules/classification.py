@@ -1,10 +1,13 @@
 """Losses of class indices: nll_loss in all its shapes."""
 
+import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.nn import functional
 
 from jaxtorch.linear.operator import General, LinearOperator, Output, Zero
 from jaxtorch.rules.batching import batched_at_front, rank_of
@@ -240,7 +243,81 @@ def nll_records(forward: OpOverload, backward: OpOverload) -> tuple[Record, Reco
     )
 
 
+def chunked_loss(
+    x: Tensor,
+    linear: tuple[Tensor, Any],
+    target: Tensor,
+    weight: Any,
+    reduction: str,
+    ignore_index: int,
+    acc_dtype: torch.dtype,
+) -> Tensor:
+    """The loss of all samples at once: it has derivatives, and needs more memory."""
+    wide = torch.promote_types(x.dtype, acc_dtype)
+    matrix, bias, weight = (
+        None if v is None else v.to(wide) for v in (*linear, weight)
+    )
+    loss = functional.cross_entropy(
+        functional.linear(x.to(wide), matrix, bias),
+        target,
+        weight,
+        reduction=reduction,
+        ignore_index=ignore_index,
+    )
+    return loss.to(x.dtype)
+
+
+def chunked_reduced_decompose(
+    x: Tensor,
+    matrix: Tensor,
+    target: Tensor,
+    bias: Any,
+    weight: Any,
+    reduction: str,
+    ignore_index: int,
+    label_smoothing: float,
+    chunk_size: int,
+    acc_policy: str,
+    acc_dtype: torch.dtype,
+    *flags: bool,
+) -> Any:
+    """The loss; the gradients that the kernel returns beside it are left out."""
+    own = (weight, reduction, ignore_index, acc_dtype)
+    loss = chunked_loss(x, (matrix, bias), target, *own)
+    return loss, x.new_empty(0, 0), x.new_empty(0, 0), x.new_empty(0)
+
+
+def chunked_decompose(
+    x: Tensor,
+    matrix: Tensor,
+    target: Tensor,
+    bias: Any,
+    weight: Any,
+    ignore_index: int,
+    chunk_size: int,
+    acc_policy: str,
+    acc_dtype: torch.dtype,
+) -> Tensor:
+    """The loss of each sample."""
+    own = (weight, "none", ignore_index, acc_dtype)
+    return chunked_loss(x, (matrix, bias), target, *own)
+
+
+def chunked_records() -> Iterator[Record]:
+    """Make the records of ``linear_cross_entropy`` in chunks; torch < 2.13 lacks it."""
+    try:
+        importlib.import_module("torch.nn.modules.linear_cross_entropy")
+    except ImportError:
+        return
+    own = torch.ops.torch_nn
+    reduced = own._linear_cross_entropy_batch_chunked.default
+    yield Record(reduced, decompose=chunked_reduced_decompose)
+    each = own._linear_cross_entropy_batch_chunked_no_reduction.default
+    yield Record(each, decompose=chunked_decompose)
+
+
 RECORDS = (
+    *chunked_records(),
     *nll_records(aten.nll_loss_forward.default, aten.nll_loss_backward.default),
     *nll_records(aten.nll_loss2d_forward.default, aten.nll_loss2d_backward.default),
 )

@@ -140,7 +140,7 @@ SLOPES = (
 def polynomial(packet: OpOverloadPacket, slope: Slope, name: str) -> Record:
     """Make the record of one overload; a negative order is the zero polynomial."""
 
-    def scale(t: Tensor, x: Tensor, n: Any) -> Tensor:
+    def scale(t: Tensor, x: Tensor, n: Any) -> Any:
         if isinstance(n, Tensor):
             order = torch.clamp(torch.trunc(n), min=0).to(t.dtype)
         else:

@@ -1,10 +1,12 @@
 """Gather and scatter along one dim, with an index tensor of the rank of the others."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from jaxtorch.linear.diagonal import Elementwise
 from jaxtorch.linear.gather import Gather, Overwrite
@@ -244,12 +246,62 @@ def extremum_on_source(t: Tensor, place: Place, x: Any, src: Any, out: Any) -> T
     return t * extreme / place.read(shared)
 
 
+def segment_reduce_decompose(
+    data: Tensor,
+    reduce: str,
+    *,
+    lengths: Tensor | None = None,
+    indices: Tensor | None = None,
+    offsets: Tensor | None = None,
+    axis: int = 0,
+    unsafe: bool = False,
+    initial: Any = None,
+) -> Tensor:
+    """Scatter into the segments; what is in none goes to one that is cut off.
+
+    The ends are not checked, whatever ``unsafe`` says.
+    """
+    if offsets is None:
+        if lengths is None:
+            return torch.segment_reduce(data, reduce, indices=indices, axis=axis)
+        offsets = pad(torch.cumsum(lengths, -1), (1, 0))
+    sizes = torch.diff(offsets)
+    axis = sizes.dim() - 1
+    outer, count, inner = data.shape[:axis], data.shape[axis], data.shape[axis + 1 :]
+    segments = sizes.shape[-1]
+    places = torch.arange(count, device=data.device).expand(*outer, count)
+    index = torch.searchsorted(offsets, places.contiguous(), right=True) - 1
+    index = index % (segments + 1)
+    spread = [1] * len(inner)
+    call, neutral = SEGMENT_REDUCTIONS[reduce]
+    start = data.new_full(
+        (*outer, segments + 1, *inner), neutral if initial is None else initial
+    )
+    index = index.reshape(*outer, count, *spread).expand(data.shape)
+    out = torch.scatter_reduce(start, axis, index, data, call)
+    out = out.narrow(axis, 0, segments)
+    if reduce == "mean":
+        sizes = sizes.reshape(*outer, segments, *spread)
+        empty = math.nan if initial is None else out
+        out = torch.where(sizes > 0, out / sizes, empty)
+    return out
+
+
 REDUCTIONS = {
     "sum": (sum_on_target, sum_on_source),
     "mean": (mean_on_target, mean_on_source),
     "prod": (product_on_target, product_on_source),
     "amax": (extremum_on_target, extremum_on_source),
     "amin": (extremum_on_target, extremum_on_source),
+}
+
+# How a segment's elements are scattered, and what a segment without any holds.
+SEGMENT_REDUCTIONS = {
+    "sum": ("sum", 0),
+    "mean": ("sum", 0),
+    "prod": ("prod", 1),
+    "max": ("amax", -math.inf),
+    "min": ("amin", math.inf),
 }
 
 RECORDS = (
@@ -266,6 +318,7 @@ RECORDS = (
         scatter_batch(torch.scatter_reduce),
         scatter_reduce_linearize,
     ),
+    Record(aten.segment_reduce.default, decompose=segment_reduce_decompose),
     Record(aten.scatter.reduce, decompose=scatter_reduce_method_decompose),
     Record(aten.scatter.value_reduce, decompose=scatter_value_reduce_decompose),
 )
