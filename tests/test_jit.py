@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import jaxtorch
 from jaxtorch import jit
 from jaxtorch.staging.lowered import Lowered
+from tests.checked_graphs import checked_graphs  # noqa: F401 - used by every test
 
 X = torch.linspace(-1.0, 1.0, 12, dtype=torch.float64).reshape(4, 3)
 W = torch.linspace(-0.5, 0.7, 9, dtype=torch.float64).reshape(3, 3)

@@ -53,12 +53,12 @@ class Lowered:
             "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
             for row in rows
         ]
-        removed = ", ".join(f"{n} {name}" for name, n in self.staged.removed.items())
+        passes = ", ".join(f"{name} {n}" for name, n in self.staged.changes.items())
         return "\n".join(
             [
                 *(line.rstrip() for line in lines),
                 f"{len(rows) - 1} calls, {self.flops} flops, peak {self.peak_bytes} B",
-                f"removed: {removed or 'nothing'}",
+                f"passes: {passes or 'none'}",
             ]
         )
 

@@ -1,18 +1,24 @@
-"""Graph-to-graph passes that are always right: dead code and common subexpressions."""
+"""The passes in order, and two of them: dead code and common subexpressions.
 
+A pass takes a graph, changes it, and says how much it changed. What holds between any
+two of them is stated in ``tests/checked_graphs.py``.
+"""
+
+from collections.abc import Callable
 from operator import getitem
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, fx
 
 from jaxtorch.core.primitive import Kind, primitive_of
 from jaxtorch.staging.constants import fold_constants
-from jaxtorch.staging.memory import order_for_memory, storages
+from jaxtorch.staging.memory import order_for_memory
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.rewriting import infer, infer_again
-from jaxtorch.staging.simplify import simplify
+from jaxtorch.staging.results import Results, keep_promises
+from jaxtorch.staging.rewriting import infer_again
+from jaxtorch.staging.simplify import simplify, simplify_exactly
 from jaxtorch.staging.untracked import drop_inner_marks
+from jaxtorch.staging.zeros import drop_products_with_zero, propagate_zeros
 
 
 def is_pure(node: Any) -> bool:
@@ -66,62 +72,97 @@ def freeze(value: Any) -> Any:
     return type(value), value
 
 
-def output_storages(graph: fx.Graph) -> list[set[int]]:
-    """Return the storages of each output."""
-    outputs = next(node for node in graph.nodes if node.op == "output").args[0]
-    return [set(storages(node)) for node in outputs]
+class Work:
+    """One run of the passes: what was asked for, and what came of it.
 
-
-def separate_outputs(graph: fx.Graph, before: list[set[int]]) -> None:
-    """Clone outputs that share memory only because of a pass.
-
-    ``before`` holds the storages of the outputs as the function was traced. A caller
-    may write into a result, so two results, or a result and an input, share memory only
-    where the function said so.
+    Attributes:
+        optimize: "safe" (values stay the same bit by bit) or "full".
+        fold: whether constants may be computed now and kept.
+        promised: what is known of the results of the graph as it was traced.
+        changes: how many nodes (or bytes) each pass changed.
+        constants: the tensors of the placeholders that constant folding put behind the
+            others.
+        rewrites: what was rewritten, in words.
     """
-    output = next(node for node in graph.nodes if node.op == "output")
-    inputs = {k for n in graph.nodes if n.op == "placeholder" for k in storages(n)}
-    results = list(output.args[0])
-    after = output_storages(graph)
-    for i, node in enumerate(results):
-        joined = not after[i].isdisjoint(inputs) and before[i].isdisjoint(inputs)
-        for j in range(i):
-            if not after[i].isdisjoint(after[j]) and before[i].isdisjoint(before[j]):
-                joined = True
-        if joined:
-            with graph.inserting_before(output):
-                copy = graph.call_function(torch.ops.aten.clone.default, (node,))
-            copy.meta["device"] = node.meta["device"]
-            copy.meta["val"] = infer(copy)
-            results[i] = copy
-            after[i] = set(storages(copy))
-    output.args = (results,)
+
+    def __init__(self, graph: fx.Graph, optimize: str, fold: bool) -> None:
+        self.optimize = optimize
+        self.fold = fold
+        self.promised = Results(graph)
+        self.changes: dict[str, int] = {}
+        self.constants: list[Tensor] = []
+        self.rewrites: list[str] = []
 
 
-def optimize_graph(
-    graph: fx.Graph, fold: bool = False
-) -> tuple[dict[str, int], list[Tensor]]:
-    """Run all passes until nothing changes.
+class Pass(NamedTuple):
+    """A function that changes a graph, and from which level of ``optimize`` on."""
 
-    Returns what each of them removed, and with ``fold`` the constants for the
-    placeholders that constant folding put behind the others.
-    """
-    before = output_storages(graph)
-    drop_inner_marks(graph)
-    counts = {"dead code": 0, "common subexpressions": 0, "simplified": 0}
-    while True:
-        counts["dead code"] += drop_dead_code(graph)
-        merged = merge_common_subexpressions(graph)
-        simplified = simplify(graph)
-        counts["common subexpressions"] += merged
-        counts["simplified"] += simplified
-        if not merged and not simplified:
-            break
-    counts["dead code"] += drop_dead_code(graph)
+    name: str
+    level: str
+    run: Callable[[fx.Graph, Work], int]
+
+
+def alone(run: Callable[[fx.Graph], int]) -> Callable[[fx.Graph, Work], int]:
+    """Make a pass of a function that needs to know of the graph only."""
+    return lambda graph, work: run(graph)
+
+
+def fold(graph: fx.Graph, work: Work) -> int:
+    """Compute constants now; returns how many are kept."""
+    if work.fold:
+        work.constants += fold_constants(graph, is_pure)
+    return len(work.constants)
+
+
+def separate(graph: fx.Graph, work: Work) -> int:
+    """Clone results where a pass broke a promise; returns how many."""
     infer_again(graph)
-    constants = fold_constants(graph, is_pure) if fold else []
-    counts["constants"] = len(constants)
-    separate_outputs(graph, before)
-    movable = {node for node in graph.nodes if is_pure(node)}
-    counts["bytes off the peak"] = order_for_memory(graph, movable)
-    return counts, constants
+    return keep_promises(graph, work.promised)
+
+
+def reorder(graph: fx.Graph, work: Work) -> int:
+    """Lower the peak memory; returns the bytes saved."""
+    return order_for_memory(graph, {node for node in graph.nodes if is_pure(node)})
+
+
+CLEAN_UP = (
+    Pass("dead code", "safe", alone(drop_dead_code)),
+    Pass("common subexpressions", "safe", alone(merge_common_subexpressions)),
+    Pass("simplified", "safe", alone(simplify_exactly)),
+    Pass("simplified", "full", alone(simplify)),
+    Pass("zeros", "safe", alone(propagate_zeros)),
+    Pass("zeros", "full", alone(drop_products_with_zero)),
+)
+"""Run again and again until none of them changes anything."""
+
+FINISH = (
+    Pass("constants", "safe", fold),
+    Pass("results copied", "safe", separate),
+    Pass("bytes off the peak", "safe", reorder),
+)
+"""Run once, in this order."""
+
+
+def optimize_graph(graph: fx.Graph, optimize: str = "full", fold: bool = False) -> Work:
+    """Run all passes that the level of optimization allows."""
+    work = Work(graph, optimize, fold)
+    drop_inner_marks(graph)
+    clean_up(graph, work)
+    for each in FINISH:
+        run_pass(each, graph, work)
+    return work
+
+
+def clean_up(graph: fx.Graph, work: Work) -> None:
+    """Run the passes of ``CLEAN_UP`` until nothing changes."""
+    while sum(run_pass(each, graph, work) for each in CLEAN_UP):
+        pass
+
+
+def run_pass(each: Pass, graph: fx.Graph, work: Work) -> int:
+    """Run one pass, if it is allowed, and keep count."""
+    if each.level == "full" and work.optimize != "full":
+        return 0
+    changed = each.run(graph, work)
+    work.changes[each.name] = work.changes.get(each.name, 0) + changed
+    return changed

@@ -1,6 +1,7 @@
-"""Algebraic clean-up: views of views, uniform tensors, products with one and zero.
+"""Algebraic clean-up: views of views, uniform tensors, products with one.
 
 Each rule looks at one node and returns the node that may stand in its place, or None.
+Rules that keep every bit of the values are in ``EXACT``.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,21 @@ aten = torch.ops.aten
 Rule = Callable[[fx.Node], fx.Node | None]
 
 
+def simplify_exactly(graph: fx.Graph) -> int:
+    """Apply the rules that keep every bit; returns how many nodes were replaced."""
+    return apply_rules(graph, EXACT)
+
+
 def simplify(graph: fx.Graph) -> int:
-    """Apply the rules to every node in order; returns how many were replaced."""
+    """Apply the rules that may change rounding or the sign of a zero."""
+    return apply_rules(graph, FREE)
+
+
+def apply_rules(graph: fx.Graph, rules: dict[Any, Rule]) -> int:
+    """Apply rules to every node in order; returns how many were replaced."""
     replaced = 0
     for node in list(graph.nodes):
-        while (rule := RULES.get(node.target)) is not None:
+        while (rule := rules.get(node.target)) is not None:
             new = rule(node)
             if new is None or new is node:
                 break
@@ -80,8 +91,8 @@ def drop_permutation(node: Any) -> Any:
     return emit(node, aten.permute.default, source, order)
 
 
-def drop_same_shape(node: Any) -> Any:
-    """Drop a call that returns its first argument where shape and dtype agree."""
+def drop_copy(node: Any) -> Any:
+    """Drop a copy of the same shape and dtype."""
     source = node.args[0]
     out, given = value_of(node), value_of(source)
     if out.shape != given.shape or out.dtype != given.dtype:
@@ -91,15 +102,28 @@ def drop_same_shape(node: Any) -> Any:
     return source
 
 
+def drop_exact_copy(node: Any) -> Any:
+    """Drop a copy of the same strides: an order of memory decides rounding."""
+    same = value_of(node).stride() == value_of(node.args[0]).stride()
+    return drop_copy(node) if same else None
+
+
 def uniform(node: Any) -> Any:
     """Return the number that all elements of a node are, or None if not known."""
     if not isinstance(node, fx.Node):
         return node if isinstance(node, (int, float)) else None
     if node.target in FILLS:
-        return FILLS[node.target](node)
+        number = FILLS[node.target](node)
+        return rounded(number, node) if isinstance(number, (int, float)) else None
     if node.target in CARRIES:
         return uniform(node.args[0])
     return None
+
+
+def rounded(number: float, node: fx.Node) -> Any:
+    """Return the number as an element of the node's dtype."""
+    with torch._C._DisableTorchDispatch():
+        return torch.tensor(number, dtype=value_of(node).dtype).item()
 
 
 def spread(node: Any, source: Any) -> Any:
@@ -126,16 +150,6 @@ def simplify_product(node: Any) -> Any:
             same = value_of(other).shape == value_of(node).shape
             if same and value_of(other).dtype == value_of(node).dtype:
                 return emit(node, aten.mul.Tensor, other, number)
-    return None
-
-
-def simplify_sum_of_two(node: Any) -> Any:
-    """``x + 0 = x``."""
-    if uniform(node.args[1]) == 0 and isinstance(node.args[0], fx.Node):
-        return spread(node, node.args[0])
-    if node.target is aten.add.Tensor and uniform(node.args[0]) == 0:
-        if not node.kwargs and isinstance(node.args[1], fx.Node):
-            return spread(node, node.args[1])
     return None
 
 
@@ -193,17 +207,19 @@ FILLS: dict[OpOverload, Callable[[fx.Node], Any]] = {
     aten.eye.default: eye_of_one,
 }
 CARRIES = {*RESHAPES, *PERMUTES, aten.expand.default, aten.clone.default}
-RULES: dict[Any, Rule] = {
+EXACT: dict[Any, Rule] = {
     **dict.fromkeys(RESHAPES, drop_reshape),
     **dict.fromkeys(PERMUTES, drop_permutation),
-    aten.expand.default: drop_same_shape,
-    aten.clone.default: drop_same_shape,
-    aten.alias.default: drop_same_shape,
-    aten._to_copy.default: drop_same_shape,
+    aten.expand.default: drop_copy,
+    aten.clone.default: drop_exact_copy,
+    aten.alias.default: drop_copy,
+    aten._to_copy.default: drop_exact_copy,
     aten.mul.Tensor: simplify_product,
-    aten.add.Tensor: simplify_sum_of_two,
-    aten.sub.Tensor: simplify_sum_of_two,
     aten.div.Tensor: simplify_quotient,
+}
+FREE: dict[Any, Rule] = {
+    aten.clone.default: drop_copy,
+    aten._to_copy.default: drop_copy,
     aten.sum.dim_IntList: simplify_reduction,
     aten.mm.default: simplify_matmul,
 }

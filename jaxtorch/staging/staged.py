@@ -32,7 +32,8 @@ class Staged:
             then the captured tensors.
         code: the generated Python source that runs it.
         captured: the tensors that the function reads from outside, by reference.
-        removed: how many nodes each pass took away.
+        changes: how many nodes (or bytes) each pass changed.
+        rewrites: what the passes rewrote, in words.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class Staged:
         self.graph = level.graph
         self.optimize = optimize
         self.captured = [tensor for tensor, _ in level.captured.values()]
-        self.removed: dict[str, int] = {}
+        self.changes: dict[str, int] = {}
+        self.rewrites: list[str] = []
         if optimize != "none":
-            self.removed, constants = optimize_graph(self.graph, fold)
-            self.captured += constants
+            work = optimize_graph(self.graph, optimize, fold)
+            self.changes, self.rewrites = work.changes, work.rewrites
+            self.captured += work.constants
         self.install()
         if backend == "inductor":
             self.run = compile_with_inductor(self.graph)

@@ -62,7 +62,7 @@ class Subgraph:
     def prepare(self) -> None:
         """Optimize the graph, once."""
         if self.optimize != "none":
-            optimize_graph(self.graph)
+            optimize_graph(self.graph, self.optimize)
             self.optimize = "none"
 
 
