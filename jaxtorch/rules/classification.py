@@ -254,13 +254,14 @@ def chunked_loss(
 ) -> Tensor:
     """The loss of all samples at once: it has derivatives, and needs more memory."""
     wide = torch.promote_types(x.dtype, acc_dtype)
-    matrix, bias, weight = (
-        None if v is None else v.to(wide) for v in (*linear, weight)
+    matrix, bias = linear
+    logits = functional.linear(
+        x.to(wide), matrix.to(wide), None if bias is None else bias.to(wide)
     )
     loss = functional.cross_entropy(
-        functional.linear(x.to(wide), matrix, bias),
+        logits,
         target,
-        weight,
+        None if weight is None else weight.to(wide),
         reduction=reduction,
         ignore_index=ignore_index,
     )
