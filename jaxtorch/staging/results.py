@@ -5,6 +5,8 @@ only where the function said so, and no result has elements that share memory, o
 scattered in memory, because of a pass.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
@@ -21,7 +23,7 @@ class Results:
         self.layouts = [layout_of(node.meta["val"]) for node in nodes]
 
 
-def output_of(graph: fx.Graph) -> fx.Node:
+def output_of(graph: fx.Graph) -> Any:
     """Return the last node of a graph."""
     return next(node for node in reversed(graph.nodes) if node.op == "output")
 
@@ -44,7 +46,7 @@ def keep_promises(graph: fx.Graph, promised: Results) -> int:
         scattered = now.layouts[i] < promised.layouts[i]
         shared = newly_shared(i, now.storages, promised.storages, inputs)
         if scattered or shared:
-            kind = {"memory_format": torch.contiguous_format} if scattered else {}
+            kind: Any = {"memory_format": torch.contiguous_format} if scattered else {}
             with graph.inserting_before(output):
                 copy = graph.call_function(torch.ops.aten.clone.default, (node,), kind)
             copy.meta["device"] = node.meta["device"]
