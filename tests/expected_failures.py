@@ -47,7 +47,7 @@ NORMAL = ("normal", "normal.number_mean", "direct:normal.float_Tensor")
 
 VALUES = "the result's shape, or a branch, depends on the values of the batch"
 LOOP = "a primitive without a batching rule runs once per example, with a warning"
-STORAGE = "names places in the storage, which is laid out otherwise below a transform"
+STORAGE = "names places in the storage that are no elements of the tensor; refused"
 RESIZE = "a tensor can't change its number of elements inside a transform"
 SPARSE = "a batched or differentiated tensor can't be made sparse"
 OVERWRITTEN = "torch.autograd's derivative is not zero where it was overwritten"
@@ -86,7 +86,19 @@ TABLE: tuple[Row, ...] = (
         "torch.autograd counts the gradients that the kernel computes as constants",
     ),
     *rows(STRIDED, (*BATCHING, *BATCHED_DERIVATIVES), STORAGE),
-    *rows(STRIDED[1:2], ("vjp", "transpose", "linearize"), STORAGE),
+    *rows(
+        STRIDED[1:2],
+        (
+            "vjp",
+            "transpose",
+            "vmap_pull",
+            "linearize",
+            "jvp_vjp",
+            "vjp_vjp",
+            "autograd_vjp",
+        ),
+        STORAGE,
+    ),
     *rows(("as_strided_scatter",), BATCHING, STORAGE),
     *rows(("as_strided_scatter",), ("vmap_jvp",), STORAGE),
     *rows(

@@ -82,6 +82,10 @@ class Wrapper(DirectOperators, Tensor):
             alias.refresh(self)
         return self.describe()
 
+    def storage_offset(self) -> int:
+        """Return where its value begins; under vmap that of the first example."""
+        return self.value.storage_offset()
+
     def tolist(self) -> Any:
         """Return the values as Python numbers in nested lists."""
         if self.alias is not None:

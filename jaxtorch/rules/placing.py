@@ -9,7 +9,7 @@ from jaxtorch.linear.diagonal import Elementwise
 from jaxtorch.linear.placement import Inserted
 from jaxtorch.rules.batching import batched_at_front, physical, rank_of
 from jaxtorch.rules.record import Record
-from jaxtorch.rules.strides import elements_reached, reaches_gaps
+from jaxtorch.rules.strides import elements_reached
 
 aten = torch.ops.aten
 
@@ -67,12 +67,7 @@ def written(write: Any, view: Any) -> Any:
 def as_strided_scatter_decompose(
     x: Tensor, src: Tensor, size: Any, stride: Any, storage_offset: int | None = None
 ) -> Any:
-    """Write into the flattened tensor at the elements that the strides reach.
-
-    What lies between the elements of the tensor is out of reach.
-    """
-    if reaches_gaps(x, size, stride, storage_offset):
-        return NotImplemented
+    """Write into the flattened tensor at the elements that the strides reach."""
     index = elements_reached(x, size, stride, storage_offset)
     return aten.index_put.default(x.reshape(-1), [index], src).reshape(x.shape)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from jaxtorch.linear.reindex import Reindex
 from jaxtorch.rules.batching import physical, to_front
 from jaxtorch.rules.record import Record
-from jaxtorch.rules.strides import elements_reached, reaches_gaps
+from jaxtorch.rules.strides import elements_reached
 
 aten = torch.ops.aten
 
@@ -73,8 +73,6 @@ def as_strided_decompose(
     x: Tensor, size: Any, stride: Any, storage_offset: Any = None
 ) -> Any:
     """Gather the elements that the strides reach, by their places in the storage."""
-    if reaches_gaps(x, size, stride, storage_offset):
-        return NotImplemented
     index = elements_reached(x, size, stride, storage_offset)
     return x.reshape(-1).index_select(0, index.reshape(-1)).reshape(size)
 
