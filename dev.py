@@ -4,6 +4,7 @@
     python3 dev.py demo [--tiny]          the main job: examples/digits
     python3 dev.py test [pytest args]     all tests
     python3 dev.py check                  lint, format and types
+    python3 dev.py docs                   the site, into site/; a warning is an error
 
 Needs Python 3.10 or newer and nothing else. A second call finds .venv ready.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 CONSTRAINTS = ROOT / "constraints.txt"
-EXTRAS = {"demo": "test", "test": "test", "check": "test,dev"}
+EXTRAS = {"demo": "test", "test": "test", "check": "test,dev", "docs": "docs"}
 
 
 def main(argv: list[str]) -> int:
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> int:
         return run(python, "-m", "examples.digits", *rest)
     if command == "test":
         return test(python, rest)
+    if command == "docs":
+        return docs(python)
     return check(python)
 
 
@@ -126,6 +129,11 @@ def check(python: Path) -> int:
         run(python, "-m", "mypy", "--strict", "jaxtorch"),
     ]
     return max(codes)
+
+
+def docs(python: Path) -> int:
+    """Build the site; the variable silences an announcement of its theme."""
+    return run(python, "-m", "mkdocs", "build", "--strict", NO_MKDOCS_2_WARNING="1")
 
 
 if __name__ == "__main__":

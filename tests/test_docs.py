@@ -59,10 +59,19 @@ def test_doctests(name: str) -> None:
 def test_public_functions_have_an_example(name: str) -> None:
     documented = getattr(jaxtorch, name).__doc__
     assert documented is not None
+    assert "Examples:\n" in documented
     assert ">>>" in documented
+
+
+def test_public_names_are_on_the_api_page() -> None:
+    entries = re.findall(
+        r"^::: jaxtorch\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.M
+    )
+    assert sorted(set(entries) - {"errors"}) == sorted(jaxtorch.__all__)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+    prose = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", prose):
         assert target.startswith("http") or (page.parent / target).exists(), target

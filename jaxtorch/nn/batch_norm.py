@@ -22,7 +22,7 @@ def replace_all_batch_norm_modules_(root: nn.Module) -> nn.Module:
     Raises:
         ArgumentTypeError: (a TypeError) where ``root`` is no module.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(3))
         >>> list(jaxtorch.replace_all_batch_norm_modules_(model).buffers())

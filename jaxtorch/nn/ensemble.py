@@ -28,7 +28,7 @@ def stack_module_state(
         UsageError: (a RuntimeError) for no model, and for models of different class,
             mode, shapes or ``requires_grad``.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> models = [torch.nn.Linear(3, 2) for _ in range(5)]
         >>> params, buffers = jaxtorch.stack_module_state(models)

@@ -56,7 +56,7 @@ def functional_call(
             for a scripted or data-parallel module.
         ArgumentTypeError: (a TypeError) for a value that is not a tensor.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> model = torch.nn.Linear(2, 1, bias=False)
         >>> params = {"weight": torch.tensor([[1.0, 2.0]])}

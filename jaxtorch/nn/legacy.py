@@ -72,7 +72,7 @@ class Stateless(nn.Module):
 class FunctionalModule(Stateless):
     """A module without tensors: ``func(params, *args, **kwargs)``.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> func, params = jaxtorch.make_functional(torch.nn.Linear(2, 1, bias=False))
         >>> func((torch.tensor([[1.0, 2.0]]),), torch.tensor([3.0, 4.0]))
@@ -87,9 +87,9 @@ class FunctionalModule(Stateless):
 class FunctionalModuleWithBuffers(Stateless):
     """A module without tensors: ``func(params, buffers, *args, **kwargs)``.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
-        >>> norm = torch.nn.BatchNorm1d(1, affine=False, momentum=None, eps=0.0).eval()
+        >>> norm = torch.nn.BatchNorm1d(1, affine=False, momentum=None, eps=1e-12).eval()
         >>> func, params, buffers = jaxtorch.make_functional_with_buffers(norm)
         >>> func(params, (*[torch.ones(1)] * 2, buffers[2]), torch.tensor([[3.0]]))
         tensor([[2.]])
@@ -122,7 +122,7 @@ def make_functional(
     Raises:
         UsageError: (a RuntimeError) where the module has buffers.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> func, params = jaxtorch.make_functional(torch.nn.Linear(3, 1))
         >>> grads = jaxtorch.grad(lambda p, x: func(p, x).sum())(params, torch.ones(3))
@@ -156,7 +156,7 @@ def make_functional_with_buffers(
     Returns:
         ``(func, params, buffers)``: ``func(params, buffers, *args, **kwargs)``.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> model = torch.nn.BatchNorm1d(2)
         >>> func, params, buffers = jaxtorch.make_functional_with_buffers(model)
@@ -186,7 +186,7 @@ def combine_state_for_ensemble(
         UsageError: (a RuntimeError) for no model, and for models of different class,
             mode or size.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> models = [torch.nn.Linear(3, 2) for _ in range(5)]
         >>> func, params, buffers = jaxtorch.combine_state_for_ensemble(models)

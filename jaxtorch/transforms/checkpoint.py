@@ -40,7 +40,7 @@ def checkpoint(func: Function | None = None, *, preserve_rng_state: bool = True)
     Returns:
         A function of the same arguments. Without ``func``, a decorator.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> @jaxtorch.checkpoint
         ... def block(x):

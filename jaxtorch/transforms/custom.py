@@ -71,7 +71,7 @@ def custom(
             structures than these, or that use values of a transform which are not
             among the arguments.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> def fwd(x):
         ...     return x.abs().sqrt(), x
@@ -98,7 +98,7 @@ def custom_jvp(
 
     As ``custom``, with JAX's way to set the rule. Reverse mode transposes it.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> @jaxtorch.custom_jvp
         ... def log1pexp(x):
@@ -122,7 +122,7 @@ def custom_vjp(
 
     As ``custom``, with JAX's way to set the rule. Forward mode transposes ``bwd``.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> @jaxtorch.custom_vjp
         ... def reversed_gradient(x):

@@ -41,7 +41,7 @@ def jvp(
         UsageError: (a RuntimeError) for primals that are no tuple, tangents whose
             structure or shapes differ, and outputs that are no tensors.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> jaxtorch.jvp(torch.square, (torch.tensor(3.0),), (torch.tensor(1.0),))
         (tensor(9.), tensor(6.))
@@ -163,7 +163,7 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, Any]:
         UsageError: (a RuntimeError) for primals or outputs that have no derivative, and
             for tangents whose structure or shapes differ from the primals'.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> out, jvp_fn = jaxtorch.linearize(torch.sin, torch.zeros(2))
         >>> jvp_fn(torch.tensor([1.0, 2.0]))

@@ -46,7 +46,7 @@ def grad(
             and for an output that is not a real tensor without dims (a complex one
             with ``holomorphic``).
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> jaxtorch.grad(lambda x: (x**2).sum())(torch.tensor([1.0, 2.0]))
         tensor([2., 4.])
@@ -75,7 +75,7 @@ def grad_and_value(
 
     As ``grad``; the value is ``(value, aux)`` with ``has_aux``.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> jaxtorch.grad_and_value(lambda x: x**2)(torch.tensor(3.0))
         (tensor(6.), tensor(9.))
@@ -103,7 +103,7 @@ def value_and_grad(
 
     As ``grad``; the value is ``(value, aux)`` with ``has_aux``.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> jaxtorch.value_and_grad(lambda x: x**2)(torch.tensor(3.0))
         (tensor(9.), tensor(6.))

@@ -27,7 +27,7 @@ def hvp(func: Callable[..., Any], primals: Any, tangents: Any) -> tuple[Tensor, 
     Raises:
         UsageError: (a RuntimeError) as ``jvp`` and ``grad``.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> x = torch.tensor([1.0, 2.0])
         >>> jaxtorch.hvp(lambda x: (x**3).sum(), (x,), (torch.ones(2),))

@@ -56,7 +56,7 @@ def jacrev(
             have no derivative.
         ArgumentError: (a ValueError) for a ``chunk_size`` below one.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> jaxtorch.jacrev(torch.square)(torch.tensor([1.0, 2.0]))
         tensor([[2., 0.],
@@ -112,7 +112,7 @@ def jacfwd(
     Best where the function has fewer inputs than outputs. Arguments, results and errors
     are those of ``jacrev``; ``chunk_size`` counts columns.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> jaxtorch.jacfwd(torch.square)(torch.tensor([1.0, 2.0]))
         tensor([[2., 0.],
@@ -177,7 +177,7 @@ def hessian(
     with leaves of shape ``[*output.shape, *input.shape, *input.shape]``. ``chunk_size``
     counts the outer columns.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> jaxtorch.hessian(lambda x: (x**3).sum())(torch.tensor([1.0, 2.0]))
         tensor([[ 6.,  0.],

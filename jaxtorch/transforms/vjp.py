@@ -30,7 +30,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
         UsageError: (a RuntimeError) for primals or outputs that have no derivative,
             and for cotangents whose structure or shape is not the output's.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> out, vjp_fn = jaxtorch.vjp(torch.sin, torch.zeros(2))
         >>> vjp_fn(torch.ones(2))

@@ -61,7 +61,7 @@ def vmap(
         RandomnessError: (a RuntimeError) for an unknown ``randomness``, and for a
             random operation that it does not allow.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
         >>> jaxtorch.vmap(torch.dot)(x, x)

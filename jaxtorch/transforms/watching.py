@@ -24,7 +24,7 @@ class strict:  # noqa: N801 - a context manager reads as a function
         MissingRuleError: (a NotImplementedError) at such an operator. It names the
             operator, the level of the ``vmap``, and the file to add a rule to.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> with jaxtorch.strict():
         ...     jaxtorch.vmap(torch.sin)(torch.zeros(3))
@@ -92,7 +92,7 @@ def vmap_report(
         slow) or ``shared`` (once, for arguments that are not batched). The level is the
         depth of the transform that ran it; 1 is the outermost.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> x = torch.ones(3, 2)
         >>> jaxtorch.vmap_report(lambda x, w: (x * w).sum() + w.sum(), x, torch.ones(2),

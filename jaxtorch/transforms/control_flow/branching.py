@@ -49,7 +49,7 @@ def cond(
             both functions are traced or run and return different structures, shapes or
             dtypes.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> def half(x):
         ...     return jaxtorch.cond(x > 4, lambda x: x / 2, lambda x: x, x)

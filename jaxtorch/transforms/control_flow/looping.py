@@ -54,7 +54,7 @@ def while_loop(
         MutationError: (a RuntimeError) where ``body_fun`` writes into its carry.
         UsageError: (a RuntimeError) for reverse mode under ``jit``.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> def collatz(n):
         ...     def step(state):
@@ -179,7 +179,7 @@ def fori_loop(
         UsageError: (a RuntimeError) for reverse mode under ``jit`` with tensors as
             bounds.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> jaxtorch.fori_loop(0, 5, lambda i, total: total + i, torch.tensor(0))
         tensor(10)

@@ -31,7 +31,7 @@ def map(f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> A
             and a ``batch_size`` below one.
         ArgumentTypeError: (a TypeError) for ``xs`` that are not tensors.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> jaxtorch.map(lambda x: x.sum(), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([3., 7.])

@@ -62,7 +62,7 @@ def scan(
         MutationError: (a RuntimeError) where ``f`` writes into its arguments.
         UsageError: (a RuntimeError) where ``f`` does not return a pair.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> def add(total, x):
         ...     return total + x, total * x
