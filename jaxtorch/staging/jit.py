@@ -256,7 +256,7 @@ def jit(
         DataDependentError: (a RuntimeError) where the function needs a value to go on.
         ArgumentError: (a ValueError) for an unknown ``optimize`` or ``backend``.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> jaxtorch.jit(lambda x: torch.cos(x) * 2)(torch.zeros(2))
         tensor([2., 2.])
@@ -285,7 +285,7 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 def make_graph(func: Callable[..., Any]) -> Callable[..., fx.Graph]:
     """Return a function that traces ``func`` and returns the graph, not optimized.
 
-    Example:
+    Examples:
         >>> import torch, jaxtorch
         >>> graph = jaxtorch.make_graph(torch.sin)(torch.zeros(2))
         >>> [node.name for node in graph.nodes]
