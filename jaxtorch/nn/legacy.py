@@ -89,7 +89,7 @@ class FunctionalModuleWithBuffers(Stateless):
 
     Examples:
         >>> import torch, jaxtorch
-        >>> norm = torch.nn.BatchNorm1d(1, affine=False, momentum=None, eps=1e-12).eval()
+        >>> norm = torch.nn.BatchNorm1d(1, affine=False, momentum=None, eps=1e-9).eval()
         >>> func, params, buffers = jaxtorch.make_functional_with_buffers(norm)
         >>> func(params, (*[torch.ones(1)] * 2, buffers[2]), torch.tensor([[3.0]]))
         tensor([[2.]])
