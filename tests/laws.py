@@ -267,6 +267,12 @@ def mapped(case: Case, func: Any, dims: Sequence[Any], strict: bool = False) -> 
     )
 
 
+def note(error: Exception, text: str) -> None:
+    """Add a line to an error that goes on; Python 3.10 has no way to."""
+    if sys.version_info >= (3, 11):
+        error.add_note(text)
+
+
 # The laws.
 
 
@@ -284,7 +290,7 @@ def law_batch(case: Case) -> None:
         except Exception as error:
             if refused(case, error):
                 continue
-            error.add_note(f"batched: {name}")
+            note(error, f"batched: {name}")
             raise
         seen = True
     if not seen:
@@ -491,7 +497,7 @@ def compare_mapped(case: Case, ours: Any, theirs: Any, cotangents: bool) -> None
         except Exception as error:
             if refused(case, error):
                 continue
-            error.add_note(f"batched: {name}")
+            note(error, f"batched: {name}")
             raise
         seen = True
     if not seen:
@@ -537,7 +543,7 @@ def law_vjp_vmap(case: Case) -> None:
         except Exception as error:
             if refused(case, error):
                 continue
-            error.add_note(f"batched: {name}")
+            note(error, f"batched: {name}")
             raise
         seen = True
     if not seen:
@@ -656,7 +662,7 @@ def check(name: str, law: str, samples: int, dtype: torch.dtype | None = None) -
                 if isinstance(error, MissingRuleError) and unknown:
                     reason = "no derivative here, nor in PyTorch"
                     continue
-                error.add_note(f"law {law} on {case.name}")
+                note(error, f"law {law} on {case.name}")
                 raise
     if not held:
         raise NotApplicableError(reason)
