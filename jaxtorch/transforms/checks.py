@@ -2,12 +2,18 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from jaxtorch import pytree
 from jaxtorch.errors import UsageError, explain
 
 Argnums = int | tuple[int, ...]
+
+TENSORS = "pass a tensor, or leave the argument out of argnums"
+FUNCTIONAL = (
+    "pass params = dict(module.named_parameters()) instead, and in the function call "
+    "jaxtorch.functional_call(module, params, x)"
+)
 
 
 def check_argnums(where: object, argnums: Any, count: int) -> tuple[int, ...]:
@@ -96,7 +102,7 @@ def check_differentiable_inputs(where: object, leaves: list[Any], tree: Any) -> 
                     f"expected every differentiated input to be a tensor; "
                     f"{pytree.paths(tree, 'args')[index]} is of type "
                     f"{type(leaf).__name__}.",
-                    "pass a tensor, or leave the argument out of argnums",
+                    FUNCTIONAL if isinstance(leaf, nn.Module) else TENSORS,
                 )
             )
         if not (leaf.is_floating_point() or leaf.is_complex()):
