@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import fx
 
 import jaxtorch
 from jaxtorch import jit, make_graph
@@ -13,7 +12,6 @@ from jaxtorch.staging.constants import fold_constants
 from jaxtorch.staging.memory import order_for_memory, peak_bytes
 from jaxtorch.staging.passes import (
     Pass,
-    Work,
     drop_dead_code,
     is_pure,
     merge_common_subexpressions,
@@ -332,9 +330,8 @@ def test_the_levels_of_optimization(monkeypatch):
     monkeypatch.setattr(passes, "CLEAN_UP", rows)
     for level, expected in (("safe", ["safe"]), ("full", ["safe", "full"])):
         ran.clear()
-        assert isinstance(optimize_graph(make_graph(torch.sin)(X), level), Work)
+        optimize_graph(make_graph(torch.sin)(X), level)
         assert ran == expected
     ran.clear()
     jit(torch.sin, optimize="none")(X)
     assert not ran
-    assert isinstance(make_graph(torch.sin)(X), fx.Graph)

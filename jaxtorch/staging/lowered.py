@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
+from jaxtorch.staging.cuda_graph import CudaGraph
 from jaxtorch.staging.execution import last_uses
+from jaxtorch.staging.fusion import Fusion
 from jaxtorch.staging.memory import bytes_made, peak_bytes
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.rewriting import VIEWS, meta_of
@@ -33,9 +35,13 @@ class Lowered:
         self.peak_bytes = peak_bytes(staged.graph)
 
     def explain(self) -> str:
-        """Return a table of the calls: op, shape, flops, bytes made, freed after."""
+        """Return a table of the calls and totals, the back end, and the rewrites.
+
+        The columns: op, result, flops, bytes made, what runs it, freed after it.
+        """
         freed = last_uses(self.graph)
-        rows = [("op", "result", "flops", "bytes", "freed after")]
+        groups = self.groups()
+        rows = [("op", "result", "flops", "bytes", "kernel", "freed after")]
         for node in self.graph.nodes:
             if node.op != "call_function" or node.target is getitem:
                 continue
@@ -45,10 +51,11 @@ class Lowered:
                     describe(node.meta["val"]),
                     str(flops_of(node)),
                     str(bytes_made(node)),
+                    self.kernel(node, groups),
                     " ".join(n.name for n in freed.get(node, ())),
                 )
             )
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [
             "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
             for row in rows
@@ -59,8 +66,34 @@ class Lowered:
                 *(line.rstrip() for line in lines),
                 f"{len(rows) - 1} calls, {self.flops} flops, peak {self.peak_bytes} B",
                 f"passes: {passes or 'none'}",
+                f"backend: {self.backend()}",
+                "rewrites:" if self.staged.rewrites else "rewrites: none",
+                *(f"  {line}" for line in self.staged.rewrites),
             ]
         )
+
+    def backend(self) -> str:
+        """Say which back end runs the graph, and why."""
+        name, why = self.staged.choice
+        if isinstance(self.staged.run, CudaGraph) and self.staged.run.fallen:
+            return f"python ({self.staged.run.fallen})"
+        return f"{name} ({why})"
+
+    def groups(self) -> dict[fx.Node, int]:
+        """Return the number of the fused loop that a call is part of."""
+        fused = self.staged.choice.backend == "inductor"
+        return Fusion(self.graph).groups if fused else {}
+
+    def kernel(self, node: Any, groups: dict[fx.Node, int]) -> str:
+        """Name what runs a call."""
+        if isinstance(node.target, Region):
+            return "python"
+        if node.target.namespace == "jaxtorch":
+            return str(node.target)
+        if self.staged.choice.backend != "inductor":
+            return "aten"
+        group = groups.get(node)
+        return "inductor" if group is None else f"inductor (fused group {group})"
 
 
 def describe(value: Any) -> str:

@@ -10,8 +10,8 @@ from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back, wrap
 from jaxtorch.errors import UsageError, explain
+from jaxtorch.staging.backends import build
 from jaxtorch.staging.execution import compile_graph
-from jaxtorch.staging.inductor import compile_with_inductor
 from jaxtorch.staging.passes import optimize_graph
 from jaxtorch.staging.tracer import TraceLevel, TraceTensor
 
@@ -34,6 +34,7 @@ class Staged:
         captured: the tensors that the function reads from outside, by reference.
         changes: how many nodes (or bytes) each pass changed.
         rewrites: what the passes rewrote, in words.
+        choice: the back end, and why this one.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Staged:
             self.changes, self.rewrites = work.changes, work.rewrites
             self.captured += work.constants
         self.install()
-        if backend == "inductor":
-            self.run = compile_with_inductor(self.graph)
+        self.asked = backend
+        self.choice, self.run = build(
+            self.graph, self.traceable, self.captured, backend, optimize
+        )
         self.loses_history = level.loses_history
         self.backwards: dict[tuple[bool, ...], Staged] = {}
         self.only_tensors = not self.written and all(p is None for p in self.places)
@@ -120,7 +123,7 @@ class Staged:
         if staged is None:
             pull = pullback_of(self.traceable, wanted, len(tensors))
             _, spec = pytree.flatten((tuple(leaves), {}))
-            staged = Staged(pull, leaves, spec, self.optimize)
+            staged = Staged(pull, leaves, spec, self.optimize, self.asked)
             self.backwards[wanted] = staged
         flat: list[Any] = staged([leaf for leaf in leaves if leaf is not None])
         return flat

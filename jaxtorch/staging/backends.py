@@ -1,0 +1,102 @@
+"""Which back end runs a graph, and why. The choice is a function of the graph alone."""
+
+import os
+import shutil
+from typing import Any, NamedTuple
+
+from torch import Tensor, fx
+
+from jaxtorch.staging.cuda_graph import (
+    CudaGraph,
+    Run,
+    record_on_device,
+    refusal,
+)
+from jaxtorch.staging.fusion import Fusion
+from jaxtorch.staging.inductor import Fused
+from jaxtorch.staging.region import Region
+from jaxtorch.staging.untracked import UNTRACKED
+
+BACKENDS = ("auto", "python", "inductor", "cudagraph")
+
+BYTES_PER_SECOND = 20e9
+"""How fast a chain of separate calls moves data on a CPU."""
+SECONDS_TO_COMPILE = 1.0, 0.005
+"""What Inductor takes for a graph, and for each of its calls."""
+CALLS_TO_PAY = 1000
+"""Within how many calls the compilation must have paid for itself."""
+
+
+class Choice(NamedTuple):
+    """A back end by name, and the reason in words."""
+
+    backend: str
+    why: str
+
+
+def choose(graph: fx.Graph, backend: str, optimize: str) -> Choice:
+    """Choose the back end for an optimized graph."""
+    if backend == "cudagraph":
+        reason = refusal(graph)
+        return Choice("python", reason) if reason else Choice(backend, "as asked for")
+    if backend != "auto":
+        return Choice(backend, "as asked for")
+    if any(n.meta["device"].type == "cuda" for n in graph.nodes if n.op != "output"):
+        reason = refusal(graph)
+        if reason is None:
+            return Choice("cudagraph", "one launch instead of one for each call")
+        return Choice("python", reason)
+    return fused_or_not(graph, optimize)
+
+
+def fused_or_not(graph: fx.Graph, optimize: str) -> Choice:
+    """Choose Inductor where fused loops soon make up for the time to compile them."""
+    calls = [node for node in graph.nodes if node.op == "call_function"]
+    fixed, each = SECONDS_TO_COMPILE
+    price = fixed + each * len(calls)
+    saved = Fusion(graph).saved
+    gain = saved / BYTES_PER_SECOND
+    said = f"fusing saves {saved / 1e6:.3g} MB, about {gain * 1e3:.3g} ms, in each call"
+    if gain * CALLS_TO_PAY < price:
+        return Choice("python", f"{said}; compiling would take about {price:.0f} s")
+    reason = why_not_fused(calls, optimize)
+    return Choice("python", reason) if reason else Choice("inductor", said)
+
+
+def why_not_fused(calls: list[fx.Node], optimize: str) -> str | None:
+    """Say why Inductor would not do for a graph on a CPU; None where it would."""
+    if optimize != "full":
+        return "Inductor rounds differently, which only optimize='full' allows"
+    for node in calls:
+        target: Any = node.target
+        if isinstance(target, Region) and target is not UNTRACKED:
+            return f"Inductor can't compile {target}"
+    if not has_compiler():
+        return "there is no C++ compiler for Inductor"
+    return None
+
+
+def has_compiler() -> bool:
+    """Tell whether Inductor finds a C++ compiler."""
+    names = (os.environ.get("CXX", "g++"), "clang++")
+    return any(shutil.which(name) is not None for name in names)
+
+
+def build(
+    graph: fx.Graph, run: Run, captured: list[Tensor], backend: str, optimize: str
+) -> tuple[Choice, Run]:
+    """Choose a back end; returns the choice and what runs the graph.
+
+    ``run`` is the generated program. Where Inductor was chosen but fails it runs.
+    """
+    choice = choose(graph, backend, optimize)
+    if choice.backend == "cudagraph":
+        return choice, CudaGraph(run, captured, record_on_device)
+    if choice.backend != "inductor":
+        return choice, run
+    try:
+        return choice, Fused(graph)
+    except Exception as error:  # whatever it is, the program is there
+        if backend == "inductor":
+            raise
+        return Choice("python", f"Inductor raised {type(error).__name__}"), run
