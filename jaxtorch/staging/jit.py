@@ -12,13 +12,13 @@ from torch import Tensor, fx
 from jaxtorch import pytree
 from jaxtorch.core.level import STATE
 from jaxtorch.errors import ArgumentError, ArgumentTypeError, explain
+from jaxtorch.staging.backends import BACKENDS
 from jaxtorch.staging.lowered import Lowered
 from jaxtorch.staging.sizes import NotLinearError, changed_places, generalize, with_size
 from jaxtorch.staging.staged import Staged
 
 CACHE_SIZE = 256
 OPTIMIZE = ("none", "safe", "full")
-BACKENDS = ("auto", "python", "inductor")
 logger = logging.getLogger("jaxtorch.jit")
 
 
@@ -241,9 +241,11 @@ def jit(
             part of the signature.
         static_argnums: positional arguments that are part of the signature as a whole.
         static_argnames: the same for keyword arguments.
-        optimize: ``"none"``, ``"safe"`` or ``"full"``: which passes run.
+        optimize: ``"none"``; ``"safe"``: the passes that keep every bit; ``"full"``:
+            also those that change rounding, and take ``0 * x`` for zero.
         backend: ``"python"`` runs the graph call by call; ``"inductor"`` compiles it,
-            in some seconds, to fused kernels; ``"auto"`` is ``"python"``.
+            in some seconds, to fused kernels; ``"cudagraph"`` records it on a CUDA
+            device and replays it, where that is possible; ``"auto"`` chooses.
         dynamic: stage once for every batch size: where two calls differ only in the
             length of dim 0 of some arguments, the second stages for all lengths above
             one, if the function allows it.
