@@ -197,7 +197,7 @@ DERIVATIVES = {
     "grad of a bool": usage(lambda: grad(torch.sum)(I > 0), "floating point"),
     "grad of no tensor": usage(lambda: grad(lambda x: V.sum())(3.0), "to be a tensor"),
     "grad of a module": usage(
-        lambda: grad(lambda m: m(V).sum())(torch.nn.Linear(3, 3)), "functional_call"
+        lambda: grad(lambda m: m(V).sum())(torch.nn.Identity()), "functional_call"
     ),
     "grad of a none leaf": usage(
         lambda: grad(lambda t: t[0].sum())((V, None)), "to be a tensor"
