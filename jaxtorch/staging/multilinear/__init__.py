@@ -1,0 +1,1 @@
+"""The multilinear optimizer: graphs rewritten through einsum normal form."""

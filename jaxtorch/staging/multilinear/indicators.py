@@ -1,0 +1,204 @@
+"""Elimination of indicators: a label that is not free is replaced by what it equals.
+
+A delta renames, a window slices, a one-hot gathers. Only indicators that place values
+in the result stay: their ``big`` or one-hot label is free.
+"""
+
+import torch
+
+from jaxtorch.staging.multilinear.form import (
+    Atom,
+    Axis,
+    Call,
+    Factor,
+    Label,
+    OneHot,
+    OpaqueError,
+    Term,
+    Window,
+    labels_in,
+    labels_of,
+    renamed_factor,
+    size_of,
+)
+
+aten = torch.ops.aten
+Factors = tuple[Factor, ...]
+
+
+class ZeroProductError(Exception):
+    """A product of indicators is zero everywhere."""
+
+
+def settle(term: Term) -> Term | None:
+    """Eliminate what can be eliminated; None if the term is zero."""
+    coef, factors, free = term.coef, term.factors, term.free
+    try:
+        while (changed := eliminate_one(factors, free)) is not None:
+            after, replaced = changed
+            lost = labels_of(factors) - labels_of(after) - free - {replaced}
+            coef *= size_of(label for label in lost if label is not None)
+            factors = after
+    except ZeroProductError:
+        return None
+    return Term(coef, factors, term.axes)
+
+
+def eliminate_one(
+    factors: Factors, free: set[Label]
+) -> tuple[Factors, Label | None] | None:
+    """Eliminate the first indicator that can be, with the label that it replaces."""
+    for place, factor in enumerate(factors):
+        if isinstance(factor, Atom):
+            continue
+        rest = factors[:place] + factors[place + 1 :]
+        if factor in rest:
+            return rest, None
+        if isinstance(factor, OneHot):
+            changed = eliminate_one_hot(factor, rest, free)
+            replaced = factor.label
+        elif factor.is_delta:
+            changed = eliminate_delta(factor, rest, free)
+            replaced = factor.small if factor.big in free else factor.big
+        else:
+            changed = eliminate_window(factor, rest, free)
+            replaced = factor.big
+        if changed is not None:
+            return changed, replaced
+    return None
+
+
+def eliminate_delta(delta: Window, rest: Factors, free: set[Label]) -> Factors | None:
+    """Rename one label to the other; between free labels the delta stays."""
+    if delta.big is delta.small:
+        return rest
+    old, new = delta.big, delta.small
+    if old in free:
+        old, new = new, old
+    used = old in labels_of(rest)
+    if old in free and not used:
+        return None
+    changed = tuple(renamed_factor(f, {old: (new,)}) for f in rest)
+    return (*changed, Window(new, old)) if old in free else changed
+
+
+def eliminate_window(window: Window, rest: Factors, free: set[Label]) -> Factors | None:
+    """Replace ``big`` by ``small + offset`` in all other factors."""
+    big, small, offset = window.big, window.small, window.offset
+    if big is small:
+        raise OpaqueError
+    if big not in labels_of(rest):
+        return None if big in free else rest
+    changed: list[Factor] = []
+    for factor in rest:
+        if big not in labels_in(factor):
+            changed.append(factor)
+        elif isinstance(factor, Atom):
+            changed.append(sliced(factor, window))
+        elif isinstance(factor, Window):
+            changed.append(joined(factor, window))
+        elif factor.label is big:
+            raise OpaqueError
+        else:
+            index = sliced(factor.index, window)
+            changed.append(OneHot(index, factor.label, factor.dtype))
+    kept = (Window(big, small, offset),) if big in free else ()
+    return (*changed, *kept)
+
+
+def joined(other: Window, window: Window) -> Factor:
+    """Replace the ``big`` of ``window`` in another window."""
+    big, small, offset = window.big, window.small, window.offset
+    if other.small is big:
+        return Window(other.big, small, other.offset + offset)
+    shift = offset - other.offset  # other.small == small + shift
+    if shift == 0 and other.small.size == small.size:
+        return Window(other.small, small)
+    if shift >= other.small.size or -shift >= small.size:
+        raise ZeroProductError
+    if shift >= 0 and shift + small.size <= other.small.size:
+        return Window(other.small, small, shift)
+    if shift <= 0 and other.small.size - shift <= small.size:
+        return Window(small, other.small, -shift)
+    raise OpaqueError
+
+
+def sliced(atom: Atom, window: Window) -> Atom:
+    """Restrict the axes that ``big`` indexes to the window."""
+    source = atom.source
+    axes: list[Axis] = []
+    for dim, axis in enumerate(atom.axes):
+        if window.big not in axis:
+            axes.append(axis)
+            continue
+        if len(axis) > 1:
+            raise OpaqueError
+        end = window.offset + window.small.size
+        source = Call(aten.slice.Tensor, (source, dim, window.offset, end))
+        axes.append((window.small,) if window.small.size > 1 else ())
+    return Atom(source, tuple(axes))
+
+
+def eliminate_one_hot(
+    one_hot: OneHot, rest: Factors, free: set[Label]
+) -> Factors | None:
+    """Replace the label by the index in all other factors: a gather."""
+    label = one_hot.label
+    if label not in labels_of(rest):
+        return None if label in free else rest
+    changed: list[Factor] = []
+    for factor in rest:
+        if label not in labels_in(factor):
+            changed.append(factor)
+        elif isinstance(factor, Atom):
+            changed.append(gathered(factor, one_hot))
+        elif isinstance(factor, OneHot) and factor.label is label:
+            changed.append(agreement(factor, one_hot))
+        elif isinstance(factor, Window) and factor.big is label and label in free:
+            changed.append(factor)
+            if factor.is_delta:
+                return None
+            raise OpaqueError
+        else:
+            raise OpaqueError
+    return (*changed, one_hot) if label in free else tuple(changed)
+
+
+def gathered(atom: Atom, one_hot: OneHot) -> Atom:
+    """Return ``atom[..., index, ...]``."""
+    places = [d for d, axis in enumerate(atom.axes) if one_hot.label in axis]
+    if len(places) != 1 or len(atom.axes[places[0]]) > 1:
+        raise OpaqueError
+    dim = places[0]
+    index = (None,) * dim + (one_hot.index.source,)
+    source = Call(aten.index.Tensor, (atom.source, index))
+    axes = atom.axes[:dim] + one_hot.index.axes + atom.axes[dim + 1 :]
+    return Atom(source, axes)
+
+
+def agreement(first: OneHot, second: OneHot) -> Atom:
+    """Return the mask of where two indices agree."""
+    order = list(dict.fromkeys([*labels_in(first.index), *labels_in(second.index)]))
+    equal = Call(
+        aten.eq.Tensor, (aligned(first.index, order), aligned(second.index, order))
+    )
+    source = Call(aten._to_copy.default, (equal,), (("dtype", first.dtype),))
+    return Atom(source, tuple((label,) for label in order))
+
+
+def aligned(atom: Atom, order: list[Label]) -> object:
+    """Return the source of an atom with its labels in order, one for each missing."""
+    labels = labels_in(atom)
+    if len(set(labels)) < len(labels):
+        raise OpaqueError
+    source = atom.source
+    if atom.axes != tuple((label,) for label in labels):
+        source = Call(aten.view.default, (source, tuple(x.size for x in labels)))
+    wanted = [label for label in order if label in labels]
+    if wanted != labels:
+        permutation = tuple(labels.index(label) for label in wanted)
+        source = Call(aten.permute.default, (source, permutation))
+    if wanted != order:
+        shape = tuple(x.size if x in labels else 1 for x in order)
+        source = Call(aten.view.default, (source, shape))
+    return source

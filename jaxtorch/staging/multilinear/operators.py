@@ -1,0 +1,564 @@
+"""What operators mean in normal form: one small function for each kind of call."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from jaxtorch.staging.multilinear import algebra
+from jaxtorch.staging.multilinear.form import (
+    Axes,
+    Call,
+    Form,
+    Label,
+    OneHot,
+    OpaqueError,
+    Term,
+    Window,
+    atom_term,
+    constant_form,
+)
+from jaxtorch.staging.multilinear.reading import Reader, Reading, is_unstructured
+
+aten = torch.ops.aten
+
+
+def shape_of(node: Any) -> list[int]:
+    """Return the shape of a node."""
+    return list(node.meta["val"].shape)
+
+
+def rank_of(node: Any) -> int:
+    """Return the number of dims of a node."""
+    rank: int = node.meta["val"].dim()
+    return rank
+
+
+def argument(node: fx.Node, place: int, default: Any) -> Any:
+    """Return a positional argument, or its default."""
+    return node.args[place] if len(node.args) > place else default
+
+
+def same_dtype(reader: Reader, node: Any) -> Form:
+    """The same values: alias, clone, a copy to the same dtype and device."""
+    source = node.args[0]
+    if source.meta["val"].dtype != node.meta["val"].dtype:
+        raise OpaqueError
+    if source.meta["device"] != node.meta["device"]:
+        raise OpaqueError
+    return reader.of(source)
+
+
+def reshape(reader: Reader, node: Any) -> Form:
+    """Every view that keeps the row-major order."""
+    return algebra.reshaped(reader.of(node.args[0]), shape_of(node))
+
+
+def expand(reader: Reader, node: Any) -> Form:
+    """Broadcast."""
+    return algebra.expanded(reader.of(node.args[0]), shape_of(node))
+
+
+def permute(reader: Reader, node: Any) -> Form:
+    """Any order of the dims."""
+    rank = rank_of(node)
+    order = [d % rank for d in node.args[1]]
+    return algebra.permuted(reader.of(node.args[0]), order)
+
+
+def transpose(reader: Reader, node: Any) -> Form:
+    """Two dims exchanged."""
+    rank = rank_of(node)
+    order = list(range(rank))
+    a, b = node.args[1:] if node.target is aten.transpose.int else (0, rank - 1)
+    if rank > 1:
+        order[a], order[b] = order[b], order[a]
+    return algebra.permuted(reader.of(node.args[0]), order)
+
+
+def select(reader: Reader, node: Any) -> Form:
+    """One element of a dim."""
+    source, dim, index = node.args
+    shape = shape_of(source)
+    dim %= len(shape)
+    form = algebra.windowed(reader.of(source), dim, index % shape[dim], 1)
+    return algebra.reshaped(form, shape_of(node))
+
+
+def take(reader: Reader, node: Any) -> Form:
+    """A slice with step one."""
+    dim = argument(node, 1, 0) % rank_of(node)
+    length = shape_of(node.args[0])[dim]
+    if argument(node, 4, 1) != 1:
+        raise OpaqueError
+    start = argument(node, 2, 0) or 0
+    start = min(max(start + length if start < 0 else start, 0), length)
+    form = reader.of(node.args[0])
+    return algebra.windowed(form, dim, start, shape_of(node)[dim])
+
+
+def split(reader: Reader, node: Any) -> Form:
+    """One part of a split, or one slice of an unbind."""
+    call, place = node.args
+    source = call.args[0]
+    shape = shape_of(source)
+    if call.target is aten.unbind.int:
+        dim = argument(call, 1, 0) % len(shape)
+        form = algebra.windowed(reader.of(source), dim, place % shape[dim], 1)
+        return algebra.reshaped(form, shape_of(node))
+    dim = argument(call, 2, 0) % len(shape)
+    start = sum(value.shape[dim] for value in call.meta["val"][:place])
+    return algebra.windowed(reader.of(source), dim, start, shape_of(node)[dim])
+
+
+def concatenate(reader: Reader, node: Any) -> Form:
+    """Tensors side by side: each is placed in the whole."""
+    dim = argument(node, 1, 0) % rank_of(node)
+    length = shape_of(node)[dim]
+    start = 0
+    terms: Form = ()
+    for part in node.args[0]:
+        if len(shape_of(part)) != rank_of(node):
+            raise OpaqueError
+        terms += algebra.placed(reader.of(part), dim, start, length)
+        start += shape_of(part)[dim]
+    return terms
+
+
+def stack(reader: Reader, node: Any) -> Form:
+    """Tensors along a new dim."""
+    dim = argument(node, 1, 0) % rank_of(node)
+    terms: Form = ()
+    for place, part in enumerate(node.args[0]):
+        shape = shape_of(part)
+        shape.insert(dim, 1)
+        form = algebra.reshaped(reader.of(part), shape)
+        terms += algebra.placed(form, dim, place, len(node.args[0]))
+    return terms
+
+
+def take_diagonal(reader: Reader, node: Any) -> Form:
+    """The main diagonal of two dims of one length."""
+    source = node.args[0]
+    shape = shape_of(source)
+    first, second = argument(node, 2, 0), argument(node, 3, 1)
+    first, second = first % len(shape), second % len(shape)
+    if argument(node, 1, 0) != 0 or shape[first] != shape[second]:
+        raise OpaqueError
+    return algebra.diagonal(reader.of(source), first, second)
+
+
+def embed_diagonal(reader: Reader, node: Any) -> Form:
+    """The last dim on the diagonal of two new ones."""
+    rank = rank_of(node)
+    if argument(node, 1, 0) != 0:
+        raise OpaqueError
+    first, second = argument(node, 2, -2) % rank, argument(node, 3, -1) % rank
+    return algebra.diag_embedded(reader.of(node.args[0]), first, second)
+
+
+def identity(reader: Reader, node: Any) -> Form:
+    """The identity matrix is a delta."""
+    rows, columns = shape_of(node)
+    if rows != columns or rows == 0:
+        raise OpaqueError
+    if rows == 1:
+        return constant_form(1, [1, 1])
+    first, second = Label(rows), Label(rows)
+    return (Term(1, (Window(first, second),), ((first,), (second,))),)
+
+
+FILLED = {
+    aten.full.default: 1,
+    aten.full_like.default: 1,
+    aten.new_full.default: 2,
+}
+ONES = {aten.ones.default, aten.ones_like.default, aten.new_ones.default}
+
+
+def fill(reader: Reader, node: Any) -> Form:
+    """A tensor of one number."""
+    if node.target in FILLED:
+        number = node.args[FILLED[node.target]]
+    else:
+        number = 1 if node.target in ONES else 0
+    if not isinstance(number, (int, float)) or number - number != 0:
+        raise OpaqueError
+    return constant_form(number, shape_of(node))
+
+
+def negate(reader: Reader, node: Any) -> Form:
+    """``-x``."""
+    return algebra.scaled(reader.of(node.args[0]), -1)
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number."""
+    return isinstance(value, (int, float)) and value - value == 0
+
+
+def multiply(reader: Reader, node: Any) -> Form:
+    """A product of two tensors that broadcast, or with a number."""
+    first, second = node.args
+    for factor, other in ((first, second), (second, first)):
+        if is_number(factor):
+            return algebra.expanded(
+                algebra.scaled(reader.of(other), factor), shape_of(node)
+            )
+    return pointwise(reader, node, first, second)
+
+
+def pointwise(reader: Reader, node: Any, first: Any, second: Any) -> Form:
+    """A product of two tensors that broadcast."""
+    if first.meta["val"].dtype != second.meta["val"].dtype:
+        raise OpaqueError
+    rank = rank_of(node)
+    names = range(rank - rank_of(first), rank)
+    others = range(rank - rank_of(second), rank)
+    form = reader.product(node, first, names, second, others, list(range(rank)))
+    return algebra.expanded(form, shape_of(node))
+
+
+def divide(reader: Reader, node: Any) -> Form:
+    """A quotient by a number, or of a structured tensor by a smaller one."""
+    first, second = node.args
+    if is_number(second) and second:
+        return algebra.scaled(reader.of(first), 1 / second)
+    if not isinstance(second, fx.Node) or not isinstance(first, fx.Node):
+        raise OpaqueError
+    return times_source(reader, node, first, Call(aten.reciprocal.default, (second,)))
+
+
+def times_source(reader: Reader, node: Any, first: Any, source: Any) -> Form:
+    """A structured tensor times a derived one of the shape of its second argument."""
+    form = reader.of(first)
+    rank = rank_of(node)
+    shape = shape_of(node.args[1])
+    if shape == shape_of(node) and all(is_unstructured(term) for term in form):
+        form = reader.computed(first, form)
+    if is_atom(form):
+        raise OpaqueError
+    factor = (atom_term(source, shape),)
+    names, others = range(rank - rank_of(first), rank), range(rank - len(shape), rank)
+    product = algebra.contract(form, names, factor, others, list(range(rank)))
+    return algebra.expanded(product, shape_of(node))
+
+
+def is_atom(form: Form) -> bool:
+    """Tell whether a form is one tensor as it stands."""
+    return (
+        len(form) == 1
+        and len(form[0].factors) == 1
+        and form[0].is_dense
+        and form[0].atoms[0].axes == form[0].axes
+    )
+
+
+def square(reader: Reader, node: Any) -> Form:
+    """``x * x``."""
+    if node.target is aten.pow.Tensor_Scalar and node.args[1] != 2:
+        raise OpaqueError
+    names = list(range(rank_of(node)))
+    return reader.product(node, node.args[0], names, node.args[0], names, names)
+
+
+def add(reader: Reader, node: Any) -> Form:
+    """A sum or a difference of two tensors that broadcast."""
+    first, second = node.args
+    if not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
+        raise OpaqueError
+    alpha = node.kwargs.get("alpha", 1)
+    if node.target is aten.sub.Tensor:
+        alpha = -alpha
+    if not is_number(alpha):
+        raise OpaqueError
+    terms: Form = ()
+    for form, factor in ((reader.of(first), 1), (reader.of(second), alpha)):
+        terms += algebra.expanded(algebra.scaled(form, factor), shape_of(node))
+    return terms
+
+
+def reduce_sum(reader: Reader, node: Any) -> Form:
+    """A sum over some or all dims."""
+    source = node.args[0]
+    dims, keepdim = reduced(node)
+    if source.meta["val"].dtype != node.meta["val"].dtype:
+        raise OpaqueError
+    return algebra.summed(reader.of(source), dims, keepdim)
+
+
+def reduce_mean(reader: Reader, node: Any) -> Form:
+    """A mean over some or all dims."""
+    count = node.args[0].meta["val"].numel() / max(node.meta["val"].numel(), 1)
+    if not count:
+        raise OpaqueError
+    return algebra.scaled(reduce_sum(reader, node), 1 / count)
+
+
+def reduced(node: Any) -> tuple[list[int], bool]:
+    """Return the dims that a reduction sums over."""
+    rank = rank_of(node.args[0])
+    dims = argument(node, 1, None)
+    if not dims and dims != 0:
+        return list(range(rank)), bool(argument(node, 2, False))
+    dims = [dims] if isinstance(dims, int) else dims
+    return [d % rank for d in dims], bool(argument(node, 2, False))
+
+
+EINSUMS: dict[Any, tuple[str, str, str]] = {
+    aten.mm.default: ("mk", "kn", "mn"),
+    aten.bmm.default: ("bmk", "bkn", "bmn"),
+    aten.mv.default: ("mk", "k", "m"),
+    aten.dot.default: ("k", "k", ""),
+}
+
+
+def matrix_product(reader: Reader, node: Any) -> Form:
+    """A product of matrices and vectors."""
+    first, second = node.args
+    names, others, out = EINSUMS[node.target]
+    return reader.product(node, first, names, second, others, out)
+
+
+BIASED: dict[Any, Any] = {
+    aten.addmm.default: aten.mm.default,
+    aten.baddbmm.default: aten.bmm.default,
+    aten.addmv.default: aten.mv.default,
+}
+
+
+def biased_product(reader: Reader, node: Any) -> Form:
+    """``beta * bias + alpha * (a @ b)``."""
+    bias, first, second = node.args
+    alpha, beta = node.kwargs.get("alpha", 1), node.kwargs.get("beta", 1)
+    if not is_number(alpha) or not is_number(beta):
+        raise OpaqueError
+    names, others, out = EINSUMS[BIASED[node.target]]
+    product = reader.product(node, first, names, second, others, out)
+    offset = algebra.expanded(reader.of(bias), shape_of(node))
+    return algebra.scaled(offset, beta) + algebra.scaled(product, alpha)
+
+
+def outer_product(reader: Reader, node: Any) -> Form:
+    """``a[i] * b[j]``."""
+    first, second = node.args
+    return reader.product(node, first, "m", second, "n", "mn")
+
+
+def tanh_slope(reader: Reader, node: Any) -> Form:
+    """``g * (1 - t * t)``."""
+    g, t = node.args
+    slope = Call(aten.rsub.Scalar, (Call(aten.mul.Tensor, (t, t)), 1))
+    return times_source(reader, node, g, slope)
+
+
+def sigmoid_slope(reader: Reader, node: Any) -> Form:
+    """``g * s * (1 - s)``."""
+    g, s = node.args
+    slope = Call(aten.mul.Tensor, (s, Call(aten.rsub.Scalar, (s, 1))))
+    return times_source(reader, node, g, slope)
+
+
+def elementwise_slope(reader: Reader, node: Any) -> Form:
+    """``op(g, x, ...)`` that is linear in ``g``, elementwise: ``g * op(1, x, ...)``."""
+    g, x, *rest = node.args
+    ones = Call(aten.ones_like.default, (x,))
+    kwargs = tuple(node.kwargs.items())
+    slope = Call(node.target, (ones, x, *rest), kwargs)
+    return times_source(reader, node, g, slope)
+
+
+def keep_where(reader: Reader, node: Any) -> Form:
+    """``where(mask, g, 0)`` and ``masked_fill(g, mask, 0)``: a product with a mask."""
+    if node.target is aten.where.self:
+        mask, g, other = node.args
+        if reader.of(other) != ():
+            raise OpaqueError
+    else:
+        g, mask, other = node.args
+        if other != 0:
+            raise OpaqueError
+        mask = Call(aten.bitwise_not.default, (mask,))
+    if is_atom(reader.of(g)):
+        raise OpaqueError
+    dtype = node.meta["val"].dtype
+    factor = Call(aten._to_copy.default, (mask,), (("dtype", dtype),))
+    shape = shape_of(
+        node.args[1] if node.target is not aten.where.self else node.args[0]
+    )
+    rank = rank_of(node)
+    product = algebra.contract(
+        reader.of(g),
+        range(rank - rank_of(g), rank),
+        (atom_term(factor, shape),),
+        range(rank - len(shape), rank),
+        list(range(rank)),
+    )
+    return algebra.expanded(product, shape_of(node))
+
+
+def embedding(reader: Reader, node: Any) -> Form:
+    """Rows of a table: ``sum_v [v == index] table[v, d]``."""
+    table, index = node.args[:2]
+    return gather(reader, node, table, 0, index)
+
+
+def index_select(reader: Reader, node: Any) -> Form:
+    """Elements along one dim."""
+    source, dim, index = node.args
+    return gather(reader, node, source, dim % rank_of(source), index)
+
+
+def index(reader: Reader, node: Any) -> Form:
+    """Indexing by one integer tensor."""
+    source, indices = node.args
+    given = [d for d, i in enumerate(indices) if i is not None]
+    if len(given) != 1:
+        raise OpaqueError
+    return gather(reader, node, source, given[0], indices[given[0]])
+
+
+def gather(reader: Reader, node: Any, source: Any, dim: int, index: Any) -> Form:
+    """``source[..., index, ...]`` for a structured source."""
+    form = reader.of(source)
+    if is_atom(form):
+        raise OpaqueError
+    value = index.meta["val"]
+    if value.dtype.is_floating_point or value.dtype == torch.bool:
+        raise OpaqueError
+    length = shape_of(source)[dim]
+    one_hot = one_hot_term(index, value, length, node.meta["val"].dtype)
+    names: list[Any] = [f"s{d}" for d in range(rank_of(source))]
+    others: list[Any] = [f"i{d}" for d in range(value.dim())] + [f"s{dim}"]
+    out = names[:dim] + others[:-1] + names[dim + 1 :]
+    return algebra.contract(form, names, (one_hot,), others, out)
+
+
+def one_hot_term(source: Any, value: Tensor, length: int, dtype: Any) -> Term:
+    """Return ``[label == index]`` with the dims of the index, then the label."""
+    atom = atom_term(source, value.shape).atoms[0]
+    if length == 1 or value.numel() == 0:
+        raise OpaqueError
+    label = Label(length)
+    axes: Axes = (*atom.axes, (label,))
+    return Term(1, (OneHot(atom, label, dtype),), axes)
+
+
+def scatter_rows(reader: Reader, node: Any) -> Form:
+    """The gradient of a table: ``sum_t [v == index[t]] g[t, d]``."""
+    g, index, length, padding, scaled = node.args
+    if scaled or padding >= 0:
+        raise OpaqueError
+    value = index.meta["val"]
+    one_hot = one_hot_term(index, value, length, node.meta["val"].dtype)
+    places: list[Any] = [f"i{d}" for d in range(value.dim())]
+    return algebra.contract(
+        reader.of(g), [*places, "d"], (one_hot,), [*places, "v"], ["v", "d"]
+    )
+
+
+def put(reader: Reader, node: Any) -> Form:
+    """Values added to zeros at indices."""
+    base, indices, values = node.args[:3]
+    given = [d for d, i in enumerate(indices) if i is not None]
+    if reader.of(base) != () or not argument(node, 3, False) or not given:
+        raise OpaqueError
+    if given != list(range(given[0], given[-1] + 1)):
+        raise OpaqueError
+    shape = shape_of(base)
+    places = [indices[d].meta["val"] for d in given]
+    depth = max(p.dim() for p in places)
+    before, after = given[0], len(shape) - given[-1] - 1
+    names: list[Any] = [f"s{d}" for d in range(before)]
+    names += [f"i{d}" for d in range(depth)]
+    names += [f"s{d}" for d in range(given[-1] + 1, len(shape))]
+    common = torch.broadcast_shapes(*[p.shape for p in places])
+    whole = [*shape[:before], *common, *shape[len(shape) - after :]]
+    form = algebra.expanded(reader.of(values), whole)
+    for dim, place in zip(given, places, strict=True):
+        one_hot = one_hot_term(indices[dim], place, shape[dim], node.meta["val"].dtype)
+        others = [f"i{d}" for d in range(depth - place.dim(), depth)] + [f"v{dim}"]
+        out = [*names, f"v{dim}"]
+        form = algebra.contract(form, names, (one_hot,), others, out)
+        names = out
+    wanted = [f"v{d}" if d in given else f"s{d}" for d in range(len(shape))]
+    return algebra.contract(form, names, (Term(1, (), ()),), [], wanted)
+
+
+SLOPES = (
+    aten.threshold_backward.default,
+    aten.gelu_backward.default,
+    aten.silu_backward.default,
+    aten.leaky_relu_backward.default,
+    aten.hardtanh_backward.default,
+    aten.softplus_backward.default,
+    aten.mish_backward.default,
+    aten.hardswish_backward.default,
+    aten.hardsigmoid_backward.default,
+)
+
+READINGS: dict[Any, Reading] = {
+    **dict.fromkeys(
+        (
+            aten.view.default,
+            aten._unsafe_view.default,
+            aten.reshape.default,
+            aten.unsqueeze.default,
+            aten.squeeze.default,
+            aten.squeeze.dim,
+            aten.squeeze.dims,
+        ),
+        reshape,
+    ),
+    **dict.fromkeys(
+        (aten.alias.default, aten.clone.default, aten._to_copy.default), same_dtype
+    ),
+    aten.expand.default: expand,
+    aten.permute.default: permute,
+    aten.transpose.int: transpose,
+    aten.t.default: transpose,
+    aten.select.int: select,
+    aten.slice.Tensor: take,
+    **dict.fromkeys(
+        (aten.split_with_sizes.default, aten.split.Tensor, aten.unbind.int), split
+    ),
+    aten.cat.default: concatenate,
+    aten.stack.default: stack,
+    aten.diagonal.default: take_diagonal,
+    aten.diag_embed.default: embed_diagonal,
+    aten.eye.default: identity,
+    **dict.fromkeys(
+        (
+            *FILLED,
+            *ONES,
+            aten.zeros.default,
+            aten.zeros_like.default,
+            aten.new_zeros.default,
+        ),
+        fill,
+    ),
+    aten.neg.default: negate,
+    aten.mul.Tensor: multiply,
+    aten.mul.Scalar: multiply,
+    aten.div.Tensor: divide,
+    aten.pow.Tensor_Scalar: square,
+    aten.square.default: square,
+    aten.add.Tensor: add,
+    aten.sub.Tensor: add,
+    aten.sum.default: reduce_sum,
+    aten.sum.dim_IntList: reduce_sum,
+    aten.mean.default: reduce_mean,
+    aten.mean.dim: reduce_mean,
+    **dict.fromkeys(EINSUMS, matrix_product),
+    **dict.fromkeys(BIASED, biased_product),
+    aten.tanh_backward.default: tanh_slope,
+    aten.sigmoid_backward.default: sigmoid_slope,
+    **dict.fromkeys(SLOPES, elementwise_slope),
+    aten.where.self: keep_where,
+    aten.masked_fill.Scalar: keep_where,
+    aten.embedding.default: embedding,
+    aten.index_select.default: index_select,
+    aten.index.Tensor: index,
+    aten.embedding_dense_backward.default: scatter_rows,
+    aten.index_put.default: put,
+}

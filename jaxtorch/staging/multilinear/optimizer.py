@@ -1,0 +1,293 @@
+"""The pass: which nodes are computed as written and which through their normal form.
+
+Every node that something needs is costed both ways, in the order of the graph. A cost
+is that of a set of calls and products, so that what two values share is paid for once.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+from jaxtorch.staging.multilinear.assembly import (
+    Assembler,
+    assembly_sizes,
+    core_labels,
+    elements_of,
+)
+from jaxtorch.staging.multilinear.cost import machine_for, node_cost
+from jaxtorch.staging.multilinear.folding import fold
+from jaxtorch.staging.multilinear.form import (
+    Atom,
+    Call,
+    Form,
+    OneHot,
+    OpaqueError,
+    Term,
+    labels_of,
+    size_of,
+)
+from jaxtorch.staging.multilinear.lowering import Lowering
+from jaxtorch.staging.multilinear.operators import READINGS, is_atom
+from jaxtorch.staging.multilinear.planning import Leaf, Planner, Tree, bits, trees_in
+from jaxtorch.staging.multilinear.reading import ORDER, PATHS, Policy, Reader
+from jaxtorch.staging.rewriting import emit, shape_of
+
+aten = torch.ops.aten
+GAIN = 0.97
+"""A form is taken where it costs less than this share of the calls as written."""
+
+
+class Planned(NamedTuple):
+    """A term and the tree of its core."""
+
+    term: Term
+    tree: Tree | None
+
+
+def optimize(graph: fx.Graph) -> list[str]:
+    """Rewrite a graph where its normal form is cheaper; say what was rewritten."""
+    plans = Plans(graph, ORDER)
+    if plans.reader.structured:
+        other = Plans(graph, PATHS)
+        if other.cost() < plans.cost():
+            plans = other
+    return plans.carry_out()
+
+
+class Plans:
+    """What is to be done with every node under one policy."""
+
+    def __init__(self, graph: fx.Graph, policy: Policy) -> None:
+        self.graph = graph
+        self.reader = Reader(graph, policy, READINGS)
+        self.items: dict[Any, int] = {}
+        self.costs: list[float] = []
+        self.planners: dict[Any, Planner] = {}
+        self.chosen: dict[fx.Node, list[Planned]] = {}
+        self.written: dict[fx.Node, int] = {}
+        self.needs: dict[fx.Node, int] = {}
+        for node in graph.nodes:
+            self.decide(node)
+
+    def cost(self, mask: int | None = None) -> float:
+        """Return the cost of a set of items; of all that the results need."""
+        if mask is None:
+            mask = self.needs[next(n for n in self.graph.nodes if n.op == "output")]
+        return sum(self.costs[i] for i in bits(mask))
+
+    def item(self, key: Any, cost: float) -> int:
+        """Return the bit of something that is computed once."""
+        if key not in self.items:
+            self.items[key] = len(self.costs)
+            self.costs.append(cost)
+        return 1 << self.items[key]
+
+    def planner(self, node: fx.Node) -> Planner:
+        """Return the planner for a node's device and dtype."""
+        device, dtype = node.meta.get("device"), node.meta["val"].dtype
+        if (device, dtype) not in self.planners:
+            planner = Planner(machine_for(device), dtype.itemsize)
+            self.planners[device, dtype] = planner
+        return self.planners[device, dtype]
+
+    def decide(self, node: fx.Node) -> None:
+        """Find what a node needs, and whether its form is cheaper than its call."""
+        mask = 0
+        for source in node.all_input_nodes:
+            mask |= self.needs[source]
+        constant = node.op == "call_function" and not node.all_input_nodes
+        if node.op == "call_function" and not constant:
+            cost = node_cost(machine_for(node.meta.get("device")), node)
+            mask |= self.item(node, cost)
+        self.needs[node] = mask
+        form = self.form_to_compute(node)
+        if form is None:
+            return
+        try:
+            planned, other = self.plan(node, form)
+        except OpaqueError:
+            return
+        if self.cost(other) < GAIN * self.cost(mask):
+            self.chosen[node] = planned
+            self.needs[node] = other
+
+    def form_to_compute(self, node: fx.Node) -> Form | None:
+        """Return the form of a node that something needs, if it may be cheaper."""
+        form = self.reader.meanings.get(node) or self.reader.forms.get(node)
+        if form is None or node.op != "call_function":
+            return None
+        if all(self.is_read(user) for user in node.users) and not self.is_kept(node):
+            return None
+        if is_atom(form) and form[0].coef == 1:
+            source = form[0].atoms[0].source
+            if source is node or source in node.all_input_nodes:
+                return None
+        return form
+
+    def is_read(self, node: fx.Node) -> bool:
+        """Tell whether a node has a form of its own."""
+        return node in self.reader.forms and not self.is_kept(node)
+
+    def is_kept(self, node: fx.Node) -> bool:
+        """Tell whether a node stands for itself in other forms."""
+        form = self.reader.forms.get(node)
+        return form is None or (is_atom(form) and form[0].atoms[0].source is node)
+
+    def plan(self, node: fx.Node, form: Form) -> tuple[list[Planned], int]:
+        """Plan the terms of a form; return them with all that they need."""
+        planner = self.planner(node)
+        planned, mask = [], 0
+        for term in form:
+            term = fold(term, self.names_before(node))
+            best, need = self.plan_term(planner, term, node)
+            planned.append(best)
+            mask |= need
+        total = 0.0
+        for term, _ in planned:
+            sizes = assembly_sizes(term)
+            steps = [*sizes, *([elements_of(term)] if len(form) > 1 else [])]
+            for size in steps:
+                total += planner.machine.call
+                total += 3 * size * planner.itemsize / planner.machine.bytes
+        return planned, mask | self.item(("assembly", node), total)
+
+    def names_before(self, node: fx.Node) -> dict[Any, Term]:
+        """Return the nodes that have been decided, with what they mean."""
+        return {
+            n: t
+            for n, t in self.reader.names.items()
+            if n in self.needs and n is not node
+        }
+
+    def plan_term(
+        self, planner: Planner, term: Term, node: fx.Node
+    ) -> tuple[Planned, int]:
+        """Plan one term; return it with all that it needs."""
+        mask = 0
+        for factor in term.factors:
+            if isinstance(factor, OneHot):
+                mask |= self.need_of(planner, factor.index)
+        opened = core_labels(term)
+        if not term.atoms:
+            return Planned(term, None), mask
+        tree = planner.plan(term.atoms, opened)
+        for part in trees_in(tree):
+            mask |= self.item((planner, part.key), part.cost)
+            if isinstance(part, Leaf):
+                mask |= self.need_of(planner, part.atom)
+        return Planned(term, tree), mask
+
+    def need_of(self, planner: Planner, atom: Atom) -> int:
+        """Return what the source of an atom needs."""
+        mask = 0
+        for call in calls_in(atom.source):
+            size = size_of(labels_of([atom]))
+            cost = (
+                planner.machine.call + size * planner.itemsize / planner.machine.bytes
+            )
+            if call.target in VIEWS:
+                cost = planner.machine.view
+            mask |= self.item(call, cost)
+        for source in nodes_in(atom.source):
+            mask |= self.needs[source]
+        return mask
+
+    def carry_out(self) -> list[str]:
+        """Put the chosen forms into the graph."""
+        lowering = Lowering()
+        rewrites = []
+        used = self.used()
+        for node in list(self.graph.nodes):
+            if node not in self.chosen or node not in used:
+                continue
+            new = lower(lowering, node, self.chosen[node])
+            lowering.replaced[node] = new
+            node.replace_all_uses_with(new)
+            rewrites.append(describe(node, self.chosen[node]))
+        return rewrites
+
+    def used(self) -> set[fx.Node]:
+        """Return the nodes that the results need as things were chosen."""
+        used: set[fx.Node] = set()
+        for node in reversed(list(self.graph.nodes)):
+            if node.op == "output" or node in used:
+                if node in self.chosen:
+                    for term, _ in self.chosen[node]:
+                        for factor in term.factors:
+                            used.update(sources_of(factor))
+                else:
+                    used.update(node.all_input_nodes)
+            if node.op == "call_function" and not is_droppable(node):
+                used.add(node)
+                used.update(node.all_input_nodes)
+        return used
+
+
+VIEWS = {aten.view.default, aten.permute.default, aten.slice.Tensor}
+
+
+def is_droppable(node: fx.Node) -> bool:
+    """Tell whether a node without users does nothing."""
+    return True
+
+
+def sources_of(factor: Any) -> list[fx.Node]:
+    """Return the nodes that a factor is computed from."""
+    if isinstance(factor, Atom):
+        return list(nodes_in(factor.source))
+    return list(nodes_in(factor.index.source)) if isinstance(factor, OneHot) else []
+
+
+def nodes_in(source: Any) -> Iterable[fx.Node]:
+    """Yield the nodes that a source is computed from."""
+    if isinstance(source, fx.Node):
+        yield source
+    for part in source.args if isinstance(source, Call) else ():
+        yield from nodes_in(part)
+    if isinstance(source, tuple):
+        for part in source:
+            yield from nodes_in(part)
+
+
+def calls_in(source: Any) -> Iterable[Call]:
+    """Yield the calls that a source is made of."""
+    if isinstance(source, Call):
+        yield source
+        for part in source.args:
+            yield from calls_in(part)
+    if isinstance(source, tuple):
+        for part in source:
+            yield from calls_in(part)
+
+
+def lower(lowering: Lowering, node: fx.Node, planned: list[Planned]) -> fx.Node:
+    """Put the terms of a node's form into the graph, and add them up."""
+    assembler = Assembler(lowering, node)
+    shape = shape_of(node)
+    total: fx.Node | None = None
+    for term, tree in sorted(planned, key=lambda p: not p.term.is_dense):
+        value = assembler.term(term, tree)
+        if total is None:
+            total = value
+        else:
+            total = emit(node, aten.add.Tensor, total, value)
+    if total is None:
+        named = {"dtype": node.meta["val"].dtype, "device": node.meta["device"]}
+        return emit(node, aten.zeros.default, shape, **named)
+    if shape_of(total) != shape:
+        total = emit(node, aten.expand.default, total, shape)
+    return total
+
+
+def describe(node: fx.Node, planned: list[Planned]) -> str:
+    """Say in one line what a node was rewritten to."""
+    parts = []
+    for term, _ in planned:
+        tensors = len(term.atoms)
+        others = len(term.factors) - tensors
+        parts.append(
+            f"{tensors} tensors" + (f", {others} indicators" if others else "")
+        )
+    return f"{node.name}: {' + '.join(parts) or 'zero'}"

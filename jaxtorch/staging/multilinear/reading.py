@@ -1,0 +1,224 @@
+"""Reading a graph: the normal form of every node, and which nodes stay as they are."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from jaxtorch.staging.multilinear.algebra import contract
+from jaxtorch.staging.multilinear.form import (
+    Form,
+    OpaqueError,
+    Term,
+    atom_term,
+    labels_in,
+    labels_of,
+)
+
+FLOATING = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
+MOST_TERMS = 16
+LONGEST_TERM = 24
+
+Reading = Callable[["Reader", fx.Node], Form]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When a value is computed instead of being kept as an expression.
+
+    Attributes:
+        chain: a contraction of more factors than this is computed.
+        sums: whether sums of dense terms are kept apart.
+    """
+
+    chain: int
+    sums: bool
+
+
+ORDER = Policy(chain=10, sums=False)
+"""Keep chains: finds the best order of the contractions."""
+PATHS = Policy(chain=2, sums=True)
+"""Keep sums: finds what the paths of a derivative share."""
+
+
+class Reader:
+    """The normal forms of a graph's nodes under one policy.
+
+    Attributes:
+        forms: the form of each node with a floating-point tensor.
+        names: nodes that were kept, with the product of tensors that each is.
+        meanings: the forms of the nodes that were kept.
+        structured: whether an indicator was met.
+    """
+
+    def __init__(
+        self, graph: fx.Graph, policy: Policy, table: dict[Any, Reading]
+    ) -> None:
+        self.policy = policy
+        self.table = table
+        self.forms: dict[fx.Node, Form] = {}
+        self.names: dict[fx.Node, Term] = {}
+        self.meanings: dict[fx.Node, Form] = {}
+        self.structured = False
+        for node in graph.nodes:
+            if isinstance(node.meta.get("val"), Tensor):
+                self.forms[node] = self.read(node)
+
+    def read(self, node: fx.Node) -> Form:
+        """Return the form of a node."""
+        target = node.target
+        if target is getitem:
+            target = node.args[0].target  # type: ignore[union-attr]
+        reading = self.table.get(target)
+        if reading is None or node.meta["val"].dtype not in FLOATING:
+            return self.atom(node)
+        try:
+            form = reading(self, node)
+        except OpaqueError:
+            return self.atom(node)
+        return self.kept(node, form)
+
+    def atom(self, node: fx.Node) -> Form:
+        """Return the form of a node that is computed as it stands."""
+        value = node.meta["val"]
+        if value.numel() == 0:
+            return ()
+        return (atom_term(node, value.shape),)
+
+    def of(self, node: Any) -> Form:
+        """Return the form of an argument."""
+        if not isinstance(node, fx.Node) or node not in self.forms:
+            raise OpaqueError
+        return self.forms[node]
+
+    def computed(self, node: Any, form: Form) -> Form:
+        """Return a node's value as one tensor, remembering what it is."""
+        if len(form) == 1 and form[0].is_dense and form[0].coef == 1:
+            self.names.setdefault(node, form[0])
+        self.meanings.setdefault(node, form)
+        self.forms[node] = self.atom(node)
+        return self.forms[node]
+
+    def kept(self, node: fx.Node, form: Form) -> Form:
+        """Return the form of a node, or an atom where keeping the form can't pay."""
+        form = merged(form)
+        if len(form) > MOST_TERMS:
+            return self.atom(node)
+        for term in form:
+            if len(term.factors) > LONGEST_TERM:
+                return self.atom(node)
+            self.structured |= not term.is_dense
+        if len(form) > 1:
+            dense = all(is_unstructured(term) for term in form)
+            return self.computed(node, form) if dense and not self.policy.sums else form
+        if form and is_pointwise(form[0]):
+            return self.atom(node)
+        if form and is_contraction(form[0]) and is_unstructured(form[0]):
+            if len(form[0].factors) > self.policy.chain:
+                return self.computed(node, form)
+        return form
+
+    def product(
+        self,
+        node: fx.Node,
+        first: Any,
+        names: Sequence[object],
+        second: Any,
+        others: Sequence[object],
+        out: Sequence[object],
+    ) -> Form:
+        """Return the form of an ``einsum`` of two nodes."""
+        a, b = self.of(first), self.of(second)
+        if set(names) == set(others) == set(out):
+            if covers(b, node) and is_dense_sum(a):
+                a = self.computed(first, a)
+            if covers(a, node) and is_dense_sum(b):
+                b = self.computed(second, b)
+        if len(a) * len(b) > MOST_TERMS:
+            raise OpaqueError
+        return contract(a, names, b, others, out)
+
+
+def covers(form: Form, node: fx.Node) -> bool:
+    """Tell whether a factor has as many elements as the node's value."""
+    wanted = node.meta["val"].numel()
+    return len(form) == 1 and any(
+        form[0].free <= set(labels_in(atom)) and wanted == size(atom.axes)
+        for atom in form[0].atoms
+    )
+
+
+def size(axes: Any) -> int:
+    """Return the number of elements that axes run over."""
+    count = 1
+    for axis in axes:
+        for label in axis:
+            count *= label.size
+    return count
+
+
+def is_dense_sum(form: Form) -> bool:
+    """Tell whether a form has no structure, and computing it takes a contraction."""
+    return all(is_unstructured(t) for t in form) and any(map(is_contraction, form))
+
+
+def is_unstructured(term: Term) -> bool:
+    """Tell whether a term has no indicator and no broadcast label."""
+    return term.is_dense and term.free <= labels_of(term.factors)
+
+
+def is_contraction(term: Term) -> bool:
+    """Tell whether a term sums over a label of two tensors."""
+    seen: set[Any] = set()
+    free = term.free
+    for atom in term.atoms:
+        labels = set(labels_in(atom)) - free
+        if labels & seen:
+            return True
+        seen |= labels
+    return False
+
+
+def is_pointwise(term: Term) -> bool:
+    """Tell whether a term multiplies several tensors that all have its shape."""
+    free = term.free
+    return (
+        len(term.factors) > 1
+        and term.is_dense
+        and all(set(labels_in(atom)) == free for atom in term.atoms)
+        and any(len(labels_in(atom)) == len(free) for atom in term.atoms)
+    )
+
+
+def merged(form: Form) -> Form:
+    """Add up terms that differ in their coefficients only."""
+    if len(form) < 2:
+        return form
+    found: dict[Any, Term] = {}
+    for term in form:
+        key = signature(term)
+        other = found.get(key)
+        if other is not None:
+            term = Term(other.coef + term.coef, other.factors, other.axes)
+        found[key] = term
+    return tuple(term for term in found.values() if term.coef)
+
+
+def signature(term: Term) -> Any:
+    """Return a key that terms with equal factors share, labels being numbered."""
+    numbers: dict[Any, int] = {}
+
+    def number(labels: Any) -> tuple[int, ...]:
+        return tuple(numbers.setdefault(label, len(numbers)) for label in labels)
+
+    shape = tuple((number(axis), tuple(x.size for x in axis)) for axis in term.axes)
+    parts = []
+    for factor in term.factors:
+        kind = getattr(factor, "source", None), getattr(factor, "offset", None)
+        index = getattr(factor, "index", None)
+        parts.append((type(factor), kind, index and index.source, factor))
+    named = [(*part[:3], number(labels_in(part[3]))) for part in parts]
+    return shape, tuple(named)
