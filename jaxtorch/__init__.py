@@ -10,6 +10,7 @@ from jaxtorch.nn import (
     replace_all_batch_norm_modules_,
     stack_module_state,
 )
+from jaxtorch.settings import config, kernels_mode
 from jaxtorch.staging.jit import jit, make_graph
 from jaxtorch.transforms.checkpoint import checkpoint
 from jaxtorch.transforms.control_flow.branching import cond
@@ -32,6 +33,7 @@ __all__ = [
     "checkpoint",
     "combine_state_for_ensemble",
     "cond",
+    "config",
     "custom",
     "custom_jvp",
     "custom_vjp",
@@ -45,6 +47,7 @@ __all__ = [
     "jacrev",
     "jit",
     "jvp",
+    "kernels_mode",
     "linearize",
     "make_functional",
     "make_functional_with_buffers",

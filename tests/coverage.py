@@ -194,7 +194,7 @@ def compute() -> tuple[Table, Table]:
                     room = CALLS - len(calls[overload])
                     calls[overload] += found[: min(room, 10)]
     overloads: Table = {}
-    for overload in TABLE:
+    for overload in (o for o in TABLE if o.namespace != "jaxtorch"):
         name = overload._schema.name.removeprefix("aten::")
         if name in law_cases.UNDEFINED or name == "new_empty_strided":
             overloads[overload.name()] = dict.fromkeys(TRANSFORMS, (NO_WORD, ""))

@@ -72,7 +72,10 @@ def second(case: Case, example: Sequence[Tensor], nest: object) -> Tensor:
 
 
 def unreached(samples: int) -> list[str]:
-    """Return the names of the records that no case reaches."""
+    """Return the names of the records that no case reaches.
+
+    Those of kernels have cases of their own, in tests/kernels.
+    """
     with warnings.catch_warnings(), dispatched() as seen:
         warnings.simplefilter("ignore")
         for name in NAMES:
@@ -80,4 +83,6 @@ def unreached(samples: int) -> list[str]:
                 for case in cases(name, samples):
                     with contextlib.suppress(NotApplicableError):
                         exercise(case)
-    return sorted(str(overload) for overload in TABLE if overload not in seen)
+    return sorted(
+        str(o) for o in TABLE if o not in seen and o.namespace != "jaxtorch"
+    )

@@ -14,7 +14,8 @@ ROWS = rows_of(FILE.read_text(encoding="utf-8"))
 
 
 def test_every_record_has_a_row() -> None:
-    missing = [o.name() for o in TABLE if o.name() not in ROWS]
+    names = [o.name() for o in TABLE if o.namespace != "jaxtorch"]
+    missing = [name for name in names if name not in ROWS]
     assert not missing, "python -m tests.coverage writes the file anew"
 
 

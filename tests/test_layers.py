@@ -11,7 +11,7 @@ import jaxtorch
 ROOT = Path(jaxtorch.__file__).parent
 FILES = sorted(p for p in ROOT.rglob("*.py") if "__pycache__" not in p.parts)
 
-LEAVES = {"errors", "typing", "pytree"}
+LEAVES = {"errors", "settings", "typing", "pytree"}
 MAY_IMPORT = {
     "transforms": {"transforms", "staging", "core"},
     "nn": {"nn", "transforms", "staging", "core"},

@@ -15,7 +15,9 @@ def entry_point(overload: OpOverload) -> Callable[..., Any]:
 
     ``torch.sin`` costs about 1.5 us less than ``torch.ops.aten.sin.default``.
     """
-    name = overload._schema.name.partition("::")[2]
+    namespace, _, name = overload._schema.name.partition("::")
+    if namespace != "aten":
+        return overload
     found: Callable[..., Any] = getattr(torch, name, overload)
     if name.startswith("special_"):
         found = getattr(torch.special, name.removeprefix("special_"), overload)

@@ -10,6 +10,7 @@ from jaxtorch.linear.broadcast import Broadcast
 from jaxtorch.linear.contraction import Contraction, transposed
 from jaxtorch.linear.diagonal import Scale
 from jaxtorch.linear.operator import Composition, LinearOperator
+from jaxtorch.rules import fast
 from jaxtorch.rules.batching import batched_at_front, pad_rank, to_front
 from jaxtorch.rules.record import Record
 
@@ -99,7 +100,7 @@ def mm_batch(size: int, dims: Any, a: Tensor, b: Tensor) -> Any:
     if a_dim is None:
         folded = torch.matmul(transposed(to_front(b, b_dim)), torch.t(a))
         return transposed(folded), 0
-    return torch.bmm(to_front(a, a_dim), to_front(b, b_dim)), 0
+    return fast.bmm(to_front(a, a_dim), to_front(b, b_dim)), 0
 
 
 def bmm_batch(size: int, dims: Any, a: Tensor, b: Tensor) -> Any:
@@ -107,7 +108,7 @@ def bmm_batch(size: int, dims: Any, a: Tensor, b: Tensor) -> Any:
     a_dim, b_dim = dims
     if a_dim is not None and b_dim is not None:
         a, b = to_front(a, a_dim), to_front(b, b_dim)
-        out = torch.bmm(a.flatten(0, 1), b.flatten(0, 1))
+        out = fast.bmm(a.flatten(0, 1), b.flatten(0, 1))
         return out.reshape(size, a.shape[1], *out.shape[1:]), 0
     if b_dim is None:
         rows = a.movedim(a_dim, 1)

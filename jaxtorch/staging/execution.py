@@ -119,8 +119,8 @@ def entry_point(node: Any) -> Callable[..., Any]:
     overload: OpOverload = node.target
     if overload in VIEWS:
         return torch.reshape
-    name = overload._schema.name.partition("::")[2]
-    entry = getattr(torch, name, None)
+    namespace, _, name = overload._schema.name.partition("::")
+    entry = getattr(torch, name, None) if namespace == "aten" else None
     if type(entry) is type(torch.sin) and not node.meta.get("no_entry"):
         if gives_same(entry, node):
             return entry

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from jaxtorch import pytree
 from jaxtorch.core.level import STATE
 from jaxtorch.errors import ArgumentError, ArgumentTypeError, explain
+from jaxtorch.settings import config
 from jaxtorch.staging.backends import BACKENDS
 from jaxtorch.staging.lowered import Lowered
 from jaxtorch.staging.sizes import NotLinearError, changed_places, generalize, with_size
@@ -137,7 +138,7 @@ class Jitted:
             leaves, spec = pytree.flatten_args(args)
             if spec is pytree.FLAT:
                 parts = [(x.shape, x.dtype, x.device) for x in leaves]
-                return (spec, torch.is_grad_enabled(), *parts), leaves, spec
+                return (spec, settings(), *parts), leaves, spec
         args = tuple(
             Static(a) if i in self.static_argnums else a for i, a in enumerate(args)
         )
@@ -145,7 +146,7 @@ class Jitted:
             k: Static(v) if k in self.static_argnames else v for k, v in kwargs.items()
         }
         leaves, spec = pytree.flatten((args, kwargs))
-        key = (spec, torch.is_grad_enabled(), *map(part_of, leaves))
+        key = (spec, settings(), *map(part_of, leaves))
         plain = [leaf.value if type(leaf) is Static else leaf for leaf in leaves]
         return key, plain, spec
 
@@ -212,6 +213,11 @@ class Static:
 
     def __hash__(self) -> int:
         return hash(self.value)
+
+
+def settings() -> tuple[bool, str]:
+    """Return what the graph depends on beside the arguments."""
+    return torch.is_grad_enabled(), config.kernels
 
 
 def part_of(leaf: Any) -> Any:

@@ -1,0 +1,89 @@
+"""What a family of kernels is measured and compiled on. No kernel, no size."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jaxtorch.kernels import OPERATORS
+from jaxtorch.kernels.operator import Operator
+
+BANDWIDTH = 3.35e12
+"""Bytes a second of an H100 SXM."""
+RATES = {torch.float32: 67e12, torch.bfloat16: 989e12, torch.float16: 989e12}
+"""Dense operations a second: tensor cores for half precision."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operator at one size.
+
+    Attributes:
+        operator: its name in ``OPERATORS``.
+        label: the size in words.
+        shapes: of its tensors on a GPU; ``tiny`` on the CPU.
+        dtype: of all tensors.
+        rest: arguments behind the tensors.
+        peers: what it competes with, by name: functions of the same arguments.
+        configs: the configs of its launcher, by name, that are timed beside each other.
+        make: makes a tensor of a shape, where random numbers won't do.
+    """
+
+    operator: str
+    label: str
+    shapes: Sequence[Sequence[int]]
+    tiny: Sequence[Sequence[int]]
+    dtype: torch.dtype = torch.bfloat16
+    rest: tuple[Any, ...] = ()
+    peers: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    configs: dict[str, Any] = field(default_factory=dict)
+    make: Callable[..., Tensor] = torch.randn
+
+    @property
+    def kernel(self) -> Operator:
+        return OPERATORS[self.operator]
+
+    def arguments(self, device: str, tiny: bool = False) -> tuple[Any, ...]:
+        """Draw the arguments."""
+        shapes = self.tiny if tiny else self.shapes
+        tensors = [self.make(s, dtype=self.dtype, device=device) for s in shapes]
+        return (*tensors, *self.rest)
+
+    def flops(self) -> int:
+        """Count the operations at full size."""
+        return self.kernel.flops(*self.shapes, *self.rest)
+
+    def traffic(self) -> int:
+        """Count the bytes if each input is read and each output written once."""
+        args = self.arguments("meta")
+        out = self.kernel.overload(*args)
+        outs = out if isinstance(out, (tuple, list)) else (out,)
+        return sum(t.nbytes for t in (*args, *outs) if isinstance(t, Tensor))
+
+    def roofline(self) -> float:
+        """Return the seconds that an H100 needs at least."""
+        return max(self.traffic() / BANDWIDTH, self.flops() / RATES[self.dtype])
+
+
+@dataclass(frozen=True)
+class Build:
+    """One launch that is compiled for every target, on meta tensors.
+
+    Attributes:
+        label: what is special, such as the config and the dtype.
+        launch: calls a launcher on meta tensors.
+        streams: whether all large loads and stores must take 16 bytes.
+        multiplies: whether it must run on tensor cores.
+    """
+
+    label: str
+    launch: Callable[[], Any]
+    streams: bool = False
+    multiplies: bool = False
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Make a tensor without data."""
+    return torch.empty(shape, dtype=dtype, device="meta")

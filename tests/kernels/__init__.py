@@ -1,0 +1,1 @@
+"""Tests of the Triton kernels, in Triton's interpreter and compiled without a GPU."""

@@ -1,0 +1,111 @@
+"""What holds for every operator with a kernel: laws, tracing, counting, dispatch."""
+
+import warnings
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import jaxtorch
+from benchmarks.kernels import FAMILIES
+from benchmarks.kernels.cases import Case
+from jaxtorch.kernels import FAMILIES as KERNEL_FAMILIES
+from jaxtorch.kernels import OPERATORS
+from jaxtorch.rules.table import TABLE
+from tests.coverage import finished
+from tests.kernels.harness import DEVICE, check, graph_of
+from tests.law_cases import NotApplicableError
+from tests.laws import LAWS
+
+CASES = [case for family in FAMILIES.values() for case in family.CASES]
+FIRST = {case.operator: case for case in reversed(CASES)}
+LABELS = [f"{case.operator}: {case.label}" for case in CASES]
+
+
+def law_case(case: Case):
+    """Make a case of the laws of the tiny call, in float64."""
+    examples = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        args = case.arguments("cpu", tiny=True)
+        tensors = [a for a in args if isinstance(a, torch.Tensor)]
+        examples.append(
+            tuple(t.double() if t.is_floating_point() else t for t in tensors)
+        )
+    rest = args[len(tensors) :]
+    return finished(
+        case.operator, lambda *t: [case.kernel.overload(*t, *rest)], examples
+    )
+
+
+def test_every_family_has_sizes():
+    assert list(FAMILIES) == list(KERNEL_FAMILIES)
+    assert set(FIRST) == set(OPERATORS)
+    assert len(set(LABELS)) == len(LABELS)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_operator_has_a_record(name):
+    record = TABLE[OPERATORS[name].overload]
+    assert record.batch is not None
+    assert record.linearize is not None
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_law(name, law):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            LAWS[law](law_case(FIRST[name]))
+    except NotApplicableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("case", CASES, ids=LABELS)
+def test_tiny(case):
+    args = case.arguments(DEVICE, tiny=True)
+    out = check(case.operator, *args)
+    for peer in case.peers.values():
+        torch.testing.assert_close(
+            peer(*args), out, rtol=3e-2, atol=3e-2, check_dtype=False
+        )
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_flops_are_counted(name):
+    case = FIRST[name]
+    with FlopCounterMode(display=False) as counter:
+        case.kernel.overload(*case.arguments("meta"))
+    assert counter.get_total_flops() == case.flops()
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_fake_tensors(name):
+    case = FIRST[name]
+    args = case.arguments("cpu", tiny=True)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake = case.kernel.overload(*args)
+    assert fake.shape == case.kernel.overload(*args).shape
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_jit_names_the_kernel(name):
+    case = FIRST[name]
+    args = case.arguments("cpu", tiny=True)
+    assert f"jaxtorch.{name}.default" in graph_of(case.kernel.overload, *args)
+    torch.testing.assert_close(
+        jaxtorch.jit(case.kernel.overload)(*args), case.kernel.overload(*args)
+    )
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_other_dtypes_run_the_reference(name, monkeypatch):
+    case = law_case(FIRST[name])
+    operator = OPERATORS[name]
+    args = case.examples[0]
+    assert not operator.supports(*args, *FIRST[name].rest)
+    with jaxtorch.kernels_mode("force"):
+        (out,) = case.func(*args)
+    assert out.dtype == torch.float64
