@@ -16,11 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import Self
 
-from jaxtorch.core import alias
 from jaxtorch.core.level import (
     INDEX_KEYS,
     STATE,
@@ -34,7 +32,6 @@ from jaxtorch.core.level import (
 from jaxtorch.core.primitive import Kind, Primitive, primitive_of
 from jaxtorch.errors import DataDependentError, MissingRuleError, explain
 from jaxtorch.kernels import PLAIN
-from jaxtorch.staging.constants import NotConstantError, evaluate
 from jaxtorch.staging.rewriting import run_on_meta
 from jaxtorch.staging.untracked import UNTRACKED
 
@@ -60,11 +57,6 @@ class TraceTensor(Wrapper):
     def keep_history(self, old: Any) -> Any:
         self.level.note_lost_history(old.node)
         return self
-
-    def tolist(self) -> Any:
-        if self.alias is not None:
-            alias.refresh(self)
-        return self.level.constant(aten._to_copy.default, [self]).tolist()
 
     def __repr__(  # type: ignore[override]
         self, *, tensor_contents: Any = None
@@ -139,7 +131,6 @@ class TraceLevel(Level):
         self.optimize = optimize
         self.graph = fx.Graph()
         self.captured: dict[int, tuple[Tensor, TraceTensor]] = {}
-        self.literals: dict[fx.Node, Tensor] = {}
         self.inputs: list[TraceTensor] = []
         self.loses_history = False
         self.mode = TraceMode(self)
@@ -233,8 +224,6 @@ class TraceLevel(Level):
 
     def trace_plain(self, primitive: Primitive, args: Any, kwargs: Any) -> Any:
         """Record a call that has no wrapper among its arguments."""
-        if primitive.overload is aten.lift_fresh.default:
-            return self.literal(args[0])
         ties = primitive.kind is Kind.MUTATION or primitive.kind is Kind.VIEW
         if ties and isinstance(args[0], Tensor):
             args = (self.capture(args[0]), *args[1:])
@@ -243,9 +232,7 @@ class TraceLevel(Level):
 
     def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
         overload = primitive.overload
-        if depends_on_values(overload, args):
-            out = self.constant(overload, args, kwargs)
-            return pytree.tree_map_only(Tensor, self.literal, out)
+        self.refuse_data_dependence(overload, args)
         if primitive.record is not None and primitive.record.decompose is not None:
             return primitive.record.decompose(*args, **kwargs)
         out = overload.decompose(*args, **kwargs)
@@ -317,18 +304,15 @@ class TraceLevel(Level):
         mark: Any = UNTRACKED
         return self.graph.call_function(mark, (node,))
 
-    def literal(self, tensor: Tensor) -> Any:
-        """Return a fresh copy of a tensor that the function itself has made."""
-        handle = self.capture(tensor)
-        self.literals[handle.node] = tensor
-        return aten.clone.default(handle)
-
-    def constant(self, overload: OpOverload, args: Any, kwargs: Any = None) -> Any:
-        """Run a call now that depends on nothing from outside; refuse any other."""
-        _, nodes = self.unwrap([*args, *(kwargs or {}).values()], [])
-        try:
-            values = evaluate(nodes, self.literals)
-        except NotConstantError as error:
+    def refuse_data_dependence(self, overload: OpOverload, args: Any) -> None:
+        """Raise for an operation whose result can't be known before the values are."""
+        tags = overload.tags
+        if not tags or (overload is aten.index.Tensor and not any_mask(args[1])):
+            return
+        if (
+            torch.Tag.data_dependent_output in tags
+            or torch.Tag.dynamic_output_shape in tags
+        ):
             raise DataDependentError(
                 explain(
                     "jit",
@@ -338,21 +322,7 @@ class TraceLevel(Level):
                     "value outside and pass it as a static argument",
                     f"at {user_line()}",
                 )
-            ) from error
-        named = dict(zip(kwargs or {}, values[len(args) :], strict=True))
-        with torch.no_grad(), torch._C._DisableTorchDispatch():
-            return overload(*values[: len(args)], **named)
-
-
-def depends_on_values(overload: OpOverload, args: Any) -> bool:
-    """Tell whether the result can't be known before the values are."""
-    tags = overload.tags
-    if not tags or (overload is aten.index.Tensor and not any_mask(args[1])):
-        return False
-    return (
-        torch.Tag.data_dependent_output in tags
-        or torch.Tag.dynamic_output_shape in tags
-    )
+            )
 
 
 def any_mask(indices: Sequence[Tensor | None]) -> bool:
