@@ -3,6 +3,7 @@
 import contextlib
 import doctest
 import importlib
+import inspect
 import io
 import pkgutil
 import re
@@ -15,6 +16,8 @@ import jaxtorch
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\s*^```text\n(.*?)^```\n)?", re.M | re.S)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+SECTION = re.compile(r"^(\w+):\n(.*?)(?=^\S|\Z)", re.M | re.S)
+FUNCTIONS = [n for n in jaxtorch.__all__ if inspect.isfunction(getattr(jaxtorch, n))]
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(jaxtorch.__path__, "jaxtorch.")
@@ -61,6 +64,17 @@ def test_public_functions_have_an_example(name: str) -> None:
     assert documented is not None
     assert "Examples:\n" in documented
     assert ">>>" in documented
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_public_functions_document_their_arguments(name: str) -> None:
+    function = getattr(jaxtorch, name)
+    sections = dict(SECTION.findall(inspect.cleandoc(function.__doc__)))
+    named = re.findall(r"^    \*{0,2}(\w+): ", sections.get("Args", ""), re.M)
+    assert named == list(inspect.signature(function).parameters)
+    assert "Raises" in sections
+    is_context = inspect.isgeneratorfunction(inspect.unwrap(function))
+    assert is_context or "Returns" in sections
 
 
 def test_public_names_are_on_the_api_page() -> None:

@@ -72,6 +72,14 @@ class Stateless(nn.Module):
 class FunctionalModule(Stateless):
     """A module without tensors: ``func(params, *args, **kwargs)``.
 
+    ``make_functional`` returns it.
+
+    Args:
+        model: the module to copy; it has no buffers.
+
+    Raises:
+        UsageError: (a RuntimeError) when it is called with another number of tensors.
+
     Examples:
         >>> import torch, jaxtorch
         >>> func, params = jaxtorch.make_functional(torch.nn.Linear(2, 1, bias=False))
@@ -86,6 +94,14 @@ class FunctionalModule(Stateless):
 
 class FunctionalModuleWithBuffers(Stateless):
     """A module without tensors: ``func(params, buffers, *args, **kwargs)``.
+
+    ``make_functional_with_buffers`` returns it.
+
+    Args:
+        model: the module to copy.
+
+    Raises:
+        UsageError: (a RuntimeError) when it is called with another number of tensors.
 
     Examples:
         >>> import torch, jaxtorch
@@ -150,11 +166,19 @@ def make_functional_with_buffers(
 ) -> tuple[FunctionalModuleWithBuffers, Tensors, Tensors]:
     """Split a module into a function, its parameters and its buffers.
 
-    As ``make_functional``. What the module writes into a buffer lands in the tensor
-    that was passed for it.
+    What the module writes into a buffer lands in the tensor that was passed for it.
+
+    Args:
+        model: the module; it is copied and stays as it is.
+        disable_autograd_tracking: return parameters that do not require grad.
 
     Returns:
-        ``(func, params, buffers)``: ``func(params, buffers, *args, **kwargs)``.
+        ``(func, params, buffers)``: ``func(params, buffers, *args, **kwargs)`` calls
+        the module. A tied parameter is one entry of ``params``.
+
+    Raises:
+        ArgumentTypeError: (a TypeError) where ``model`` is no module.
+        UsageError: (a RuntimeError) for a scripted or data-parallel module.
 
     Examples:
         >>> import torch, jaxtorch

@@ -293,6 +293,17 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 def make_graph(func: Callable[..., Any]) -> Callable[..., fx.Graph]:
     """Return a function that traces ``func`` and returns the graph, not optimized.
 
+    Args:
+        func: a function of pytrees of tensors and Python values.
+
+    Returns:
+        A function of the same arguments that returns a ``torch.fx`` graph of ATen
+        calls. Its placeholders are the tensors among the arguments, then those that
+        ``func`` reads from outside.
+
+    Raises:
+        DataDependentError: (a RuntimeError) where the function needs a value to go on.
+
     Examples:
         >>> import torch, jaxtorch
         >>> graph = jaxtorch.make_graph(torch.sin)(torch.zeros(2))

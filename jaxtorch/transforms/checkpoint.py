@@ -40,6 +40,10 @@ def checkpoint(func: Function | None = None, *, preserve_rng_state: bool = True)
     Returns:
         A function of the same arguments. Without ``func``, a decorator.
 
+    Raises:
+        UsageError: (a RuntimeError) when it is called, where ``func`` captures a value
+            of a transform that is not found among its closure and modules.
+
     Examples:
         >>> import torch, jaxtorch
         >>> @jaxtorch.checkpoint

@@ -98,6 +98,18 @@ def custom_jvp(
 
     As ``custom``, with JAX's way to set the rule. Reverse mode transposes it.
 
+    Args:
+        func: a function of tensors, or pytrees of them, that returns the same.
+        nondiff_argnums: positions of arguments without derivative, such as functions.
+            The rule gets them before its own arguments.
+
+    Returns:
+        A function of the same arguments with a method ``defjvp``. Without ``func``, a
+        decorator.
+
+    Raises:
+        UsageError: (a RuntimeError) when it is called, as ``custom``.
+
     Examples:
         >>> import torch, jaxtorch
         >>> @jaxtorch.custom_jvp
@@ -121,6 +133,18 @@ def custom_vjp(
     """Let a function have its own pullback, set by ``defvjp(fwd, bwd)``.
 
     As ``custom``, with JAX's way to set the rule. Forward mode transposes ``bwd``.
+
+    Args:
+        func: a function of tensors, or pytrees of them, that returns the same.
+        nondiff_argnums: positions of arguments without derivative, such as functions.
+            ``bwd`` gets them before its own arguments.
+
+    Returns:
+        A function of the same arguments with a method ``defvjp``. Without ``func``, a
+        decorator.
+
+    Raises:
+        UsageError: (a RuntimeError) when it is called, as ``custom``.
 
     Examples:
         >>> import torch, jaxtorch

@@ -73,7 +73,18 @@ def grad_and_value(
 ) -> Callable[..., Any]:
     """Return a function that computes ``(gradient, value)``.
 
-    As ``grad``; the value is ``(value, aux)`` with ``has_aux``.
+    Args:
+        func: returns a tensor without dims; with ``has_aux`` a pair of it and any aux.
+        argnums: the positional arguments to differentiate, an int or a tuple of them.
+        has_aux: ``func`` returns ``(output, aux)``.
+        holomorphic: as in ``grad``.
+
+    Returns:
+        A function of the same arguments that returns ``(gradient, value)``, or
+        ``(gradient, (value, aux))`` with ``has_aux``. The gradient is that of ``grad``.
+
+    Raises:
+        UsageError: (a RuntimeError) as ``grad``.
 
     Examples:
         >>> import torch, jaxtorch
@@ -101,7 +112,18 @@ def value_and_grad(
 ) -> Callable[..., Any]:
     """Return a function that computes ``(value, gradient)``, in JAX's order.
 
-    As ``grad``; the value is ``(value, aux)`` with ``has_aux``.
+    Args:
+        func: returns a tensor without dims; with ``has_aux`` a pair of it and any aux.
+        argnums: the positional arguments to differentiate, an int or a tuple of them.
+        has_aux: ``func`` returns ``(output, aux)``.
+        holomorphic: as in ``grad``.
+
+    Returns:
+        A function of the same arguments that returns ``(value, gradient)``, or
+        ``((value, aux), gradient)`` with ``has_aux``. The gradient is that of ``grad``.
+
+    Raises:
+        UsageError: (a RuntimeError) as ``grad``.
 
     Examples:
         >>> import torch, jaxtorch

@@ -109,8 +109,26 @@ def jacfwd(
 ) -> Callable[..., Any]:
     """Return a function that computes the Jacobian, one column at a time, forward mode.
 
-    Best where the function has fewer inputs than outputs. Arguments, results and errors
-    are those of ``jacrev``; ``chunk_size`` counts columns.
+    Best where the function has fewer inputs than outputs.
+
+    Args:
+        func: a function of tensors, or pytrees of them, that returns the same.
+        argnums: the positional arguments to differentiate, an int or a tuple of them.
+        has_aux: ``func`` returns ``(output, aux)``; the result is ``(jacobian, aux)``.
+        randomness: as in ``vmap``, for random operations inside ``func``.
+        chunk_size: how many columns are computed at a time; None for all.
+        holomorphic: ``func`` is a holomorphic function of complex inputs with complex
+            outputs; the result is its complex Jacobian.
+
+    Returns:
+        A function of the same arguments. Its result is that of ``jacrev``: the
+        structure of the output outside, that of the differentiated arguments inside,
+        and leaves of shape ``[*output.shape, *input.shape]``.
+
+    Raises:
+        UsageError: (a RuntimeError) for wrong argnums, and for inputs or outputs that
+            have no derivative.
+        ArgumentError: (a ValueError) for a ``chunk_size`` below one.
 
     Examples:
         >>> import torch, jaxtorch
@@ -173,9 +191,27 @@ def hessian(
 ) -> Callable[..., Any]:
     """Return a function that computes the Hessian, forward over reverse mode.
 
-    ``jacfwd(jacrev(func))``: arguments, results and errors are those of ``jacrev``,
-    with leaves of shape ``[*output.shape, *input.shape, *input.shape]``. ``chunk_size``
-    counts the outer columns.
+    It is ``jacfwd(jacrev(func))``.
+
+    Args:
+        func: a function of tensors, or pytrees of them, that returns the same; most
+            often a scalar.
+        argnums: the positional arguments to differentiate, an int or a tuple of them.
+        has_aux: ``func`` returns ``(output, aux)``; the result is ``(hessian, aux)``.
+        chunk_size: how many columns of the Hessian are computed at a time.
+        randomness: as in ``vmap``, for random operations inside the derivative.
+        holomorphic: ``func`` is a holomorphic function of complex inputs with complex
+            outputs; the result holds its complex second derivatives.
+
+    Returns:
+        A function of the same arguments. Its result has the structure of the output
+        outside, twice that of the differentiated arguments inside, and leaves of shape
+        ``[*output.shape, *input.shape, *input.shape]``.
+
+    Raises:
+        UsageError: (a RuntimeError) for wrong argnums, and for inputs or outputs that
+            have no derivative.
+        ArgumentError: (a ValueError) for a ``chunk_size`` below one.
 
     Examples:
         >>> import torch, jaxtorch

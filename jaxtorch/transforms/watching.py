@@ -92,6 +92,9 @@ def vmap_report(
         slow) or ``shared`` (once, for arguments that are not batched). The level is the
         depth of the transform that ran it; 1 is the outermost.
 
+    Raises:
+        ArgumentError: (a ValueError) as ``vmap``, for ``in_dims`` that do not fit.
+
     Examples:
         >>> import torch, jaxtorch
         >>> x = torch.ones(3, 2)
