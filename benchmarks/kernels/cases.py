@@ -45,6 +45,10 @@ class Case:
     def kernel(self) -> Operator:
         return OPERATORS[self.operator]
 
+    @property
+    def name(self) -> str:
+        return f"{self.operator}, {self.label}"
+
     def arguments(self, device: str, tiny: bool = False) -> tuple[Any, ...]:
         """Draw the arguments."""
         shapes = self.tiny if tiny else self.shapes

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import jaxtorch
 from benchmarks.kernels import FAMILIES
+from benchmarks.kernels.__main__ import PAGE, render
 from benchmarks.kernels.cases import Case
 from jaxtorch.kernels import FAMILIES as KERNEL_FAMILIES
 from jaxtorch.kernels import OPERATORS
@@ -20,7 +21,7 @@ from tests.laws import LAWS
 
 CASES = [case for family in FAMILIES.values() for case in family.CASES]
 FIRST = {case.operator: case for case in reversed(CASES)}
-LABELS = [f"{case.operator}: {case.label}" for case in CASES]
+LABELS = [case.name for case in CASES]
 
 
 def law_case(case: Case):
@@ -43,6 +44,10 @@ def test_every_family_has_sizes():
     assert list(FAMILIES) == list(KERNEL_FAMILIES)
     assert set(FIRST) == set(OPERATORS)
     assert len(set(LABELS)) == len(LABELS)
+
+
+def test_the_page_is_up_to_date():
+    assert PAGE.read_text(encoding="utf-8") == render(), "python -m benchmarks.kernels"
 
 
 @pytest.mark.parametrize("name", OPERATORS)

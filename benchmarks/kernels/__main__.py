@@ -1,0 +1,87 @@
+"""The command that writes docs/kernels.md from the sizes of all families.
+
+    python -m benchmarks.kernels [--measured DIR/gpu.json]
+
+``--measured`` takes over the times that ``benchmarks.gpu`` has written.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.kernels import FAMILIES
+from benchmarks.kernels.cases import BANDWIDTH, RATES, Case
+
+PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
+MEASURED = Path(__file__).with_name("measured.json")
+UNKNOWN = "not measured"
+
+SPEED = " or ".join(
+    f"{rate / 1e12:.0f} TFLOP/s in {str(dtype)[6:]}" for dtype, rate in RATES.items()
+)
+HEAD = f"""# Kernels
+
+Written by `python -m benchmarks.kernels`. On CUDA tensors of half or single precision
+the rules, and through them `jit`, call these operators in the place of ATen's; all else
+runs on ATen. `jaxtorch.config.kernels = "off"` turns them off.
+
+*MB* counts each input read once and each output written once, *Gflop* is what the
+operator's formula tells `torch.utils.flop_counter`. The *roofline* is the longer of the
+times that they take on an H100, at {BANDWIDTH / 1e12:.2f} TB/s and at
+{SPEED}: a bound, not an estimate.
+"""
+
+
+def line(case: Case, measured: dict[str, Any]) -> str:
+    """Return the row of one case."""
+    memory = case.traffic() / BANDWIDTH
+    bound = "memory" if case.roofline() == memory else "arithmetic"
+    cells = [
+        f"`{case.operator}`",
+        case.label,
+        str(case.dtype).removeprefix("torch."),
+        f"{case.traffic() / 1e6:.1f}",
+        f"{case.flops() / 1e9:.2f}",
+        f"{case.roofline() * 1e6:.1f}, {bound}",
+        ", ".join(case.peers) or "ATen",
+        measured.get(case.name, UNKNOWN),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def render() -> str:
+    """Return the text of the page."""
+    found = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
+    times = {
+        name: f"{row['kernel'] * 1e6:.1f} us"
+        for name, row in found.get("kernels", {}).items()
+    }
+    parts = [HEAD]
+    if found:
+        parts.append(f"Measured by `{found['command']}`: {found['machine']}.\n")
+    for family, module in FAMILIES.items():
+        summary = (module.__doc__ or "").partition(":")[0]
+        parts.append(f"## {family}\n\n{summary}.\n")
+        header = "kernel|size|dtype|MB|Gflop|roofline (us)|competes with|measured"
+        names = header.split("|")
+        parts.append(f"| {' | '.join(names)} |\n|{' --- |' * len(names)}")
+        parts[-1] += "".join(f"\n{line(case, times)}" for case in module.CASES) + "\n"
+    return "\n".join(parts)
+
+
+def main() -> int:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--measured", type=Path)
+    options = parser.parse_args()
+    if options.measured:
+        shutil.copy(options.measured, MEASURED)
+    PAGE.write_text(render(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
