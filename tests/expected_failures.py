@@ -37,7 +37,6 @@ UNSAFE_SHAPES = (
     "unique_consecutive",
 )
 STRIDED = ("as_strided", "as_strided.partial_views", "as_strided_copy")
-LOOPED = ("cov", "hash_tensor", "histogram", "histogramdd", "istft", "linalg.pinv")
 CHUNKED = (
     "nn.functional.linear_cross_entropy.chunked",
     "nn.functional.linear_cross_entropy.chunked_none",
@@ -46,7 +45,6 @@ UNPOOLED = tuple(f"nn.functional.max_unpool{rank}d" for rank in (1, 2, 3))
 NORMAL = ("normal", "normal.number_mean", "direct:normal.float_Tensor")
 
 VALUES = "the result's shape, or a branch, depends on the values of the batch"
-LOOP = "a primitive without a batching rule runs once per example, with a warning"
 STORAGE = "names places in the storage that are no elements of the tensor; refused"
 RESIZE = "a tensor can't change its number of elements inside a transform"
 SPARSE = "a batched or differentiated tensor can't be made sparse"
@@ -79,7 +77,16 @@ TABLE: tuple[Row, ...] = (
         ("vmap_vmap",),
         "lengths are read as numbers; one level of batched ones is looped over",
     ),
-    *rows(LOOPED, ("rule", "sizes"), LOOP),
+    *rows(
+        ("linalg.pinv",),
+        ("rule", "sizes"),
+        "a batched tolerance is a keyword argument; it runs once per example",
+    ),
+    *rows(
+        ("istft",),
+        ("sizes",),
+        "asks torch.equal whether the window is zero: of an empty batch all is true",
+    ),
     *rows(
         CHUNKED,
         ("jvp_vjp", "vjp_vjp", "autograd_vjp"),

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 import jaxtorch
 from jaxtorch import vmap
+from jaxtorch.errors import DataDependentError
 
 Point = collections.namedtuple("Point", ["x", "y"])
 
@@ -357,3 +358,27 @@ def test_random_state_is_left_alone() -> None:
     state = torch.get_rng_state()
     vmap(torch.sin)(torch.ones(3))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_no_dims_mean_none_for_any_and_all_and_all_for_sums() -> None:
+    x = torch.randn(3, 2, 4) > 0.5
+    for call in (torch.any, torch.all):
+        for keepdim in (False, True):
+            assert_close(vmap(lambda a, c=call, k=keepdim: c(a, (), k))(x), x)
+    assert_close(vmap(lambda a: a.sum(dim=()))(x), x.sum((1, 2)))
+
+
+def test_one_answer_of_equal_for_all_examples() -> None:
+    x, y = torch.tensor([[1.0, 2.0], [1.0, 2.0]]), torch.tensor([1.0, 2.0])
+
+    def chosen(a: Tensor, b: Tensor) -> Tensor:
+        return a if torch.equal(a, b) else -a
+
+    assert_close(vmap(chosen, (0, None))(x, y), x)
+    assert_close(vmap(chosen, (None, -1))(y, x + 1), -x)
+    assert_close(vmap(chosen)(x, x.new_zeros(2, 3)), -x)
+    assert_close(vmap(vmap(chosen, (0, None)), (None, 0))(x, x), x.expand(2, 2, 2))
+    with pytest.raises(DataDependentError, match="another answer for each example"):
+        vmap(chosen, (0, None))(torch.stack([y, -y]), y)
+    with pytest.raises(DataDependentError, match="another answer for each example"):
+        vmap(vmap(chosen, (0, None)), (None, 0))(x, torch.stack([y, -y]))

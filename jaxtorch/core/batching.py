@@ -13,12 +13,12 @@ from jaxtorch.core.level import (
     DEAD,
     Level,
     Wrapper,
-    any_requires_grad,
     is_index,
     make_index,
     make_wrapper,
     tracked_by_autograd,
 )
+from jaxtorch.core.plain import any_requires_grad
 from jaxtorch.core.primitive import Kind, Primitive
 from jaxtorch.errors import (
     DataDependentError,

@@ -20,11 +20,11 @@ from jaxtorch.core.level import (
     Below,
     Level,
     Wrapper,
-    any_requires_grad,
     innermost,
     mode_is_on,
     unwrap_dead,
 )
+from jaxtorch.core.plain import any_requires_grad
 from jaxtorch.core.reverse import Node, ReverseLevel
 from jaxtorch.core.tracking import has_derivative
 from jaxtorch.errors import UsageError, explain

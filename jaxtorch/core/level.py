@@ -22,32 +22,26 @@ from typing_extensions import Self
 
 from jaxtorch.core import alias, hooks
 from jaxtorch.core.operators import DirectOperators
-from jaxtorch.core.primitive import PRIMITIVES, Kind, Primitive, primitive_of
+from jaxtorch.core.plain import any_requires_grad, heed_lazy_bits, saves_for_backward
+from jaxtorch.core.primitive import (
+    PRIMITIVES,
+    Kind,
+    Primitive,
+    primitive_of,
+    resizes,
+)
 from jaxtorch.errors import MutationError, RandomnessError, UsageError, explain
 
 DEAD = 1 << 60
 FRONT = DEAD - 1
 """The depth of what stands inside of every transform."""
 make_wrapper = Tensor._make_wrapper_subclass
-exclude = torch._C._dispatch_tls_set_dispatch_key_excluded
-CONJUGATE = torch._C.DispatchKey.Conjugate
-NEGATIVE = torch._C.DispatchKey.Negative
 
 # PyTorch reads the number of a 0-dim index, as in x[i], unless the index has this key;
 # then it is taken as a tensor. The key does nothing else, as it is shut while a level
 # is open.
 INDEX_KEY = torch._C.DispatchKey.FuncTorchBatched
 INDEX_KEYS = torch._C.DispatchKeySet(INDEX_KEY)
-
-
-def heed_lazy_bits() -> None:
-    """Let kernels heed the lazy conjugation and negation of plain tensors.
-
-    PyTorch turns that off inside a dispatch, also for the kernels that conjugate lazily
-    themselves; it restores its own settings at the end.
-    """
-    exclude(CONJUGATE, False)
-    exclude(NEGATIVE, False)
 
 
 class Wrapper(DirectOperators, Tensor):
@@ -82,7 +76,7 @@ class Wrapper(DirectOperators, Tensor):
             alias.refresh(self)
         return self.describe()
 
-    def storage_offset(self) -> int:
+    def storage_offset(self) -> Any:
         """Return where its value begins; under vmap that of the first example."""
         return self.value.storage_offset()
 
@@ -355,38 +349,7 @@ def dispatch_plain(primitive: Primitive, args: Any, kwargs: Any) -> Any:
     return levels[-1].lift(out) if levels else out
 
 
-def settled(value: Tensor) -> Tensor:
-    """Carry out a lazy conjugation or negation: within dispatch its bit is ignored."""
-    if value.is_conj() or value.is_neg():
-        return value.resolve_conj().resolve_neg()
-    return value
-
-
-def any_requires_grad(args: Sequence[Any]) -> bool:
-    """Tell whether torch.autograd tracks any tensor in ``args``."""
-    for arg in args:
-        if isinstance(arg, Tensor):
-            if arg.requires_grad:
-                return True
-        elif (type(arg) is list or type(arg) is tuple) and any_requires_grad(arg):
-            return True
-    return False
-
-
 DETACH = torch.ops.aten.detach.default
-
-
-def saves_for_backward() -> bool:
-    """Tell whether torch.autograd, recording a wrapper, calls ``detach`` to save it.
-
-    The derivatives at our levels must then be kept. It calls from outside its kernels,
-    a user's ``detach()`` from within one.
-    """
-    key = torch._C.DispatchKey.ADInplaceOrView
-    return not (
-        torch._C._dispatch_tls_is_dispatch_key_excluded(key)
-        or torch.is_inference_mode_enabled()
-    )
 
 
 def dispatch_view(level: Level, primitive: Primitive, args: Any, kwargs: Any) -> Any:
@@ -432,14 +395,6 @@ def refuse_random_write(primitive: Primitive) -> None:
                     "create the tensor inside the function, or pass it as an argument",
                 )
             )
-
-
-def resizes(primitive: Primitive) -> bool:
-    """Tell whether an in-place op shows other elements than a view would: resize_."""
-    twin = primitive.functional
-    if twin is None or torch.Tag.inplace_view not in primitive.overload.tags:
-        return False
-    return primitive_of(twin).kind is not Kind.VIEW
 
 
 def dispatch_mutation(

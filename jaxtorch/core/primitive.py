@@ -140,3 +140,11 @@ def primitive_of(overload: OpOverload) -> Primitive:
         primitive = Primitive(overload, TABLE.get(overload))
         PRIMITIVES[overload] = primitive
     return primitive
+
+
+def resizes(primitive: Primitive) -> bool:
+    """Tell whether an in-place op shows other elements than a view would: resize_."""
+    twin = primitive.functional
+    if twin is None or torch.Tag.inplace_view not in primitive.overload.tags:
+        return False
+    return primitive_of(twin).kind is not Kind.VIEW

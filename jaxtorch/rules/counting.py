@@ -1,4 +1,4 @@
-"""Counting and membership: bincount, histc, isin, repeat_interleave."""
+"""Counting and membership: bincount, isin, repeat_interleave."""
 
 from typing import Any
 
@@ -53,21 +53,6 @@ def bincount_linearize(
     return out, (None, weights is not None and promoted(added, weights, out))
 
 
-def histc_decompose(x: Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> Tensor:
-    """Count what lies between two bounds, by default the extrema, in equal bins."""
-    flat = x.reshape(-1)
-    low, high = flat.new_full((), min), flat.new_full((), max)
-    if min == max and flat.numel():
-        low, high = torch.aminmax(flat)
-    flat_range = low == high
-    low = torch.where(flat_range, low - 1, low)
-    high = torch.where(flat_range, high + 1, high)
-    inside = torch.logical_and(flat >= low, flat <= high)
-    place = torch.nan_to_num((flat - low) * bins / (high - low)).long()
-    place = torch.clamp(place, 0, bins - 1)
-    return torch.scatter_add(flat.new_zeros(bins), 0, place, inside.to(flat.dtype))
-
-
 def isin_decompose(
     elements: Any, test: Any, *, assume_unique: bool = False, invert: bool = False
 ) -> Tensor:
@@ -100,7 +85,6 @@ def undifferentiable(overload: Any, decompose: Any) -> Record:
 
 RECORDS = (
     Record(aten.bincount.default, bincount_batch, bincount_linearize),
-    undifferentiable(aten.histc.default, histc_decompose),
     undifferentiable(aten.isin.Tensor_Tensor, isin_decompose),
     undifferentiable(aten.isin.Tensor_Scalar, isin_decompose),
     undifferentiable(aten.isin.Scalar_Tensor, isin_decompose),

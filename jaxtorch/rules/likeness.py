@@ -56,11 +56,11 @@ def likely_file(overload: OpOverload) -> str:
 
 def likely_family(overload: OpOverload) -> str | None:
     """Return the family of the nearest name; a library of its own is its own family."""
-    namespace = str(overload._schema.name.partition("::")[0])
-    if namespace not in ("aten", "prims"):
-        return namespace
     homes = known_words()[0]
     name = words_of(overload)
+    namespace = str(overload._schema.name.partition("::")[0])
+    if namespace not in ("aten", "prims"):
+        return homes.get(name, namespace)
     nearest = max(homes, key=lambda other: likeness(name, other))
     if likeness(name, nearest) >= ALIKE:
         return homes[nearest]

@@ -1,4 +1,4 @@
-"""Reading a Python number out of a tensor: item(), bool(), float(), int()."""
+"""Reading a Python number or truth value out of a tensor: item(), bool(), equal()."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from jaxtorch.errors import DataDependentError, explain
+from jaxtorch.rules.batching import batched_at_front
+from jaxtorch.rules.makers import zero_derivative
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
@@ -24,4 +26,25 @@ def local_scalar_batch(size: int, dims: Any, x: Tensor) -> Any:
     )
 
 
-RECORDS = (Record(aten._local_scalar_dense.default, local_scalar_batch),)
+def equal_batch(size: int, dims: Any, x: Tensor, y: Tensor) -> Any:
+    """One answer for all examples; refused where theirs differ."""
+    x, y = batched_at_front(x, dims[0], size), batched_at_front(y, dims[1], size)
+    if x.shape != y.shape:
+        return False, None
+    same = torch.all((x == y).reshape(size, x.shape[1:].numel()), 1)
+    everywhere = torch.equal(same, torch.ones_like(same))
+    if everywhere or torch.equal(same, torch.zeros_like(same)):
+        return everywhere, None
+    raise DataDependentError(
+        explain(
+            "vmap",
+            "torch.equal gives another answer for each example.",
+            "compute all branches and choose with torch.where, by (x == y).all()",
+        )
+    )
+
+
+RECORDS = (
+    Record(aten._local_scalar_dense.default, local_scalar_batch),
+    Record(aten.equal.default, equal_batch, zero_derivative(torch.equal)),
+)

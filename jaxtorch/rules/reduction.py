@@ -15,7 +15,7 @@ from jaxtorch.linear.reduction import ReducedElementwise, Sum, example_dims
 from jaxtorch.linear.slopes import norm_scale
 from jaxtorch.rules.batching import entry_point, to_front
 from jaxtorch.rules.makers import zero_derivative
-from jaxtorch.rules.record import LinearizeRule, Record
+from jaxtorch.rules.record import BatchRule, LinearizeRule, Record
 from jaxtorch.rules.reducing import full_reduction_batch, reduction_batch
 
 aten = torch.ops.aten
@@ -233,6 +233,21 @@ def indices_only(overload: OpOverload, batch: Any) -> Record:
     return Record(overload, batch, zero_derivative(entry_point(overload)))
 
 
+def logical_batch(overload: OpOverload) -> BatchRule:
+    """Batch ``any`` or ``all`` over dims, where an empty list of dims means none."""
+    call = entry_point(overload)
+    reduce = reduction_batch(overload)
+
+    def batch(
+        size: int, dims: Any, x: Tensor, dim: Any = None, keepdim: bool = False
+    ) -> Any:
+        if dim is None or dim:
+            return reduce(size, dims, x, dim, keepdim)
+        return call(x, dim, keepdim), dims[0]
+
+    return batch
+
+
 def count_nonzero_decompose(x: Tensor, dim: Any = None) -> Tensor:
     """The sum of ``x != 0``."""
     return torch.sum(x != 0, example_dims(dim, x.dim()))
@@ -320,12 +335,13 @@ RECORDS = (
     norm_record(aten.norm.ScalarOpt_dtype),
     indices_only(aten.any.default, full_reduction_batch(torch.any)),
     indices_only(aten.any.dim, reduction_batch(aten.any.dim)),
-    indices_only(aten.any.dims, reduction_batch(aten.any.dims)),
+    indices_only(aten.any.dims, logical_batch(aten.any.dims)),
     indices_only(aten.all.default, full_reduction_batch(torch.all)),
     indices_only(aten.all.dim, reduction_batch(aten.all.dim)),
-    indices_only(aten.all.dims, reduction_batch(aten.all.dims)),
+    indices_only(aten.all.dims, logical_batch(aten.all.dims)),
     indices_only(aten.argmax.default, arg_batch(torch.argmax)),
     indices_only(aten.argmin.default, arg_batch(torch.argmin)),
+    indices_only(aten.hash_tensor.default, reduction_batch(aten.hash_tensor.default)),
     Record(aten.count_nonzero.default, decompose=count_nonzero_decompose),
     Record(aten.count_nonzero.dim_IntList, decompose=count_nonzero_decompose),
     Record(aten.aminmax.default, decompose=aminmax_decompose),

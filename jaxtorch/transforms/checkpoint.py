@@ -12,7 +12,8 @@ from torch import Tensor
 from jaxtorch import pytree
 from jaxtorch.core.batching import BatchLevel
 from jaxtorch.core.custom import INTERPRETERS, Custom, Leaves, Linear, apply
-from jaxtorch.core.level import STATE, any_requires_grad
+from jaxtorch.core.level import STATE
+from jaxtorch.core.plain import any_requires_grad
 from jaxtorch.transforms.capturing import Captured
 from jaxtorch.transforms.deriving import push_through, record_through
 from jaxtorch.transforms.vmap import vmap

@@ -9,7 +9,7 @@ from torch import Tensor
 from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.forward import DualTensor, ForwardLevel, wrap
-from jaxtorch.core.level import settled
+from jaxtorch.core.plain import settled
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.checks import check_differentiable_inputs, split_aux
 from jaxtorch.transforms.naming import Where

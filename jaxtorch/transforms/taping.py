@@ -8,7 +8,8 @@ from torch import Tensor
 
 from jaxtorch import pytree
 from jaxtorch.core import alias
-from jaxtorch.core.level import paused, settled
+from jaxtorch.core.level import paused
+from jaxtorch.core.plain import settled
 from jaxtorch.core.reverse import (
     LEAF,
     Node,

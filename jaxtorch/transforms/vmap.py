@@ -9,7 +9,7 @@ from torch import Tensor
 from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.batching import BatchLevel, BatchTensor, wrap
-from jaxtorch.core.level import settled
+from jaxtorch.core.plain import settled
 from jaxtorch.core.selected import Selected, refused
 from jaxtorch.core.watching import open_batch
 from jaxtorch.errors import (
