@@ -16,9 +16,9 @@ from torch._ops import OpOverload
 
 from jaxtorch.core.level import Wrapper
 from jaxtorch.staging import passes
-from jaxtorch.staging.passes import Pass, Work, is_pure
+from jaxtorch.staging.passes import Pass, Work
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.rewriting import infer
+from jaxtorch.staging.rewriting import infer, is_pure
 
 
 class Promise(NamedTuple):

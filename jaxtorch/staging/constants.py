@@ -1,18 +1,21 @@
-"""Constant folding: what depends on no input is computed once, when staging ends."""
+"""Constants: what depends on nothing from outside is computed while staging."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from jaxtorch.staging.memory import bytes_made, storages
-from jaxtorch.staging.rewriting import VIEWS
+from jaxtorch.staging.region import Region
+from jaxtorch.staging.rewriting import VIEWS, is_pure
+from jaxtorch.staging.untracked import UNTRACKED
 
 LIMIT = 1 << 20
 """The largest constant that is kept, in bytes; a larger one is made at each call."""
 
 
-def fold_constants(graph: fx.Graph, is_pure: Any) -> list[Tensor]:
+def fold_constants(graph: fx.Graph) -> list[Tensor]:
     """Replace constant calls by new placeholders, put behind all others.
 
     Returns the tensors for these placeholders. What an output shares its memory with is
@@ -22,7 +25,7 @@ def fold_constants(graph: fx.Graph, is_pure: Any) -> list[Tensor]:
     known: dict[fx.Node, Tensor] = {}
     with torch.no_grad(), torch._C._DisableTorchDispatch():
         for node in graph.nodes:
-            if is_constant(node, known, is_pure) and shared.isdisjoint(storages(node)):
+            if is_constant(node, known) and shared.isdisjoint(storages(node)):
                 target: Any = torch.reshape if node.target in VIEWS else node.target
                 value = target(*real(node.args, known), **node.kwargs)
                 if isinstance(value, Tensor):
@@ -41,7 +44,36 @@ def fold_constants(graph: fx.Graph, is_pure: Any) -> list[Tensor]:
     return constants
 
 
-def is_constant(node: fx.Node, known: dict[fx.Node, Tensor], is_pure: Any) -> bool:
+def evaluate(values: list[Any], literals: dict[fx.Node, Tensor]) -> list[Any]:
+    """Compute arguments of a call; raises ``NotConstantError`` where that can't be.
+
+    ``literals`` are the placeholders of tensors that the function itself has made.
+    """
+    known: dict[fx.Node, Any] = dict(literals)
+    nodes = [n for n in tree_leaves(values) if isinstance(n, fx.Node)]
+    needed = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if node in known:
+            continue
+        simple = not isinstance(node.target, Region) or node.target is UNTRACKED
+        if not (is_pure(node) and simple):
+            raise NotConstantError
+        fresh = [n for n in node.all_input_nodes if n not in needed]
+        needed.update(fresh)
+        nodes += fresh
+    with torch.no_grad(), torch._C._DisableTorchDispatch():
+        for node in next(iter(needed)).graph.nodes if needed else ():
+            if node in needed and node not in known:
+                known[node] = node.target(*real(node.args, known), **node.kwargs)
+    return [real(value, known) for value in values]
+
+
+class NotConstantError(Exception):
+    """A value depends on an input, a captured tensor, or a random number."""
+
+
+def is_constant(node: fx.Node, known: dict[fx.Node, Tensor]) -> bool:
     """Tell whether a call depends on constants alone and is small enough to keep."""
     if node.op != "call_function" or not is_pure(node):
         return False

@@ -215,9 +215,9 @@ class Static:
         return hash(self.value)
 
 
-def settings() -> tuple[bool, str]:
+def settings() -> tuple[bool, torch.dtype, str]:
     """Return what the graph depends on beside the arguments."""
-    return torch.is_grad_enabled(), config.kernels
+    return torch.is_grad_enabled(), torch.get_default_dtype(), config.kernels
 
 
 def part_of(leaf: Any) -> Any:

@@ -5,32 +5,17 @@ two of them is stated in ``tests/checked_graphs.py``.
 """
 
 from collections.abc import Callable
-from operator import getitem
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx
 
-from jaxtorch.core.primitive import Kind, primitive_of
 from jaxtorch.staging.constants import fold_constants
 from jaxtorch.staging.memory import order_for_memory
-from jaxtorch.staging.region import Region
 from jaxtorch.staging.results import Results, keep_promises
-from jaxtorch.staging.rewriting import infer_again
+from jaxtorch.staging.rewriting import infer_again, is_pure
 from jaxtorch.staging.simplify import simplify, simplify_exactly
 from jaxtorch.staging.untracked import drop_inner_marks
 from jaxtorch.staging.zeros import drop_products_with_zero, propagate_zeros
-
-
-def is_pure(node: Any) -> bool:
-    """Tell whether a node may be dropped, merged or moved."""
-    if node.op != "call_function":
-        return False
-    if node.target is getitem:
-        return True
-    if isinstance(node.target, Region):
-        return node.target.pure
-    kind = primitive_of(node.target).kind
-    return kind is Kind.FUNCTIONAL or kind is Kind.VIEW
 
 
 def drop_dead_code(graph: fx.Graph) -> int:
@@ -110,7 +95,7 @@ def alone(run: Callable[[fx.Graph], int]) -> Callable[[fx.Graph, Work], int]:
 def fold(graph: fx.Graph, work: Work) -> int:
     """Compute constants now; returns how many are kept."""
     if work.fold:
-        work.constants += fold_constants(graph, is_pure)
+        work.constants += fold_constants(graph)
     return len(work.constants)
 
 

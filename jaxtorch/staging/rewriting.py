@@ -1,12 +1,14 @@
 """What graph passes share: reading nodes, and putting new calls into a graph."""
 
 from collections.abc import Sequence
+from operator import getitem
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from jaxtorch.core.primitive import Kind, primitive_of
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.sizes import Linear
 
@@ -25,6 +27,18 @@ def shape_of(node: fx.Node) -> list[int]:
 def is_call(node: Any, *overloads: OpOverload) -> bool:
     """Tell whether ``node`` calls one of ``overloads``."""
     return isinstance(node, fx.Node) and node.target in overloads
+
+
+def is_pure(node: Any) -> bool:
+    """Tell whether a node may be dropped, merged or moved."""
+    if node.op != "call_function":
+        return False
+    if node.target is getitem:
+        return True
+    if isinstance(node.target, Region):
+        return node.target.pure
+    kind = primitive_of(node.target).kind
+    return kind is Kind.FUNCTIONAL or kind is Kind.VIEW
 
 
 def emit(before: fx.Node, overload: OpOverload, *args: Any, **kwargs: Any) -> fx.Node:

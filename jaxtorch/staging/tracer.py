@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import Self
 
+from jaxtorch.core import alias
 from jaxtorch.core.level import (
     INDEX_KEYS,
     STATE,
@@ -32,6 +34,7 @@ from jaxtorch.core.level import (
 from jaxtorch.core.primitive import Kind, Primitive, primitive_of
 from jaxtorch.errors import DataDependentError, MissingRuleError, explain
 from jaxtorch.kernels import PLAIN
+from jaxtorch.staging.constants import NotConstantError, evaluate
 from jaxtorch.staging.rewriting import run_on_meta
 from jaxtorch.staging.untracked import UNTRACKED
 
@@ -57,6 +60,12 @@ class TraceTensor(Wrapper):
     def keep_history(self, old: Any) -> Any:
         self.level.note_lost_history(old.node)
         return self
+
+    def tolist(self) -> Any:
+        if self.alias is not None:
+            alias.refresh(self)
+        (value,) = self.level.values_of("tolist", [self])
+        return value.tolist()
 
     def __repr__(  # type: ignore[override]
         self, *, tensor_contents: Any = None
@@ -131,6 +140,7 @@ class TraceLevel(Level):
         self.optimize = optimize
         self.graph = fx.Graph()
         self.captured: dict[int, tuple[Tensor, TraceTensor]] = {}
+        self.literals: dict[fx.Node, Tensor] = {}
         self.inputs: list[TraceTensor] = []
         self.loses_history = False
         self.mode = TraceMode(self)
@@ -224,6 +234,8 @@ class TraceLevel(Level):
 
     def trace_plain(self, primitive: Primitive, args: Any, kwargs: Any) -> Any:
         """Record a call that has no wrapper among its arguments."""
+        if primitive.overload is aten.lift_fresh.default:
+            return self.literal(args[0])
         ties = primitive.kind is Kind.MUTATION or primitive.kind is Kind.VIEW
         if ties and isinstance(args[0], Tensor):
             args = (self.capture(args[0]), *args[1:])
@@ -232,7 +244,11 @@ class TraceLevel(Level):
 
     def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
         overload = primitive.overload
-        self.refuse_data_dependence(overload, args)
+        if overload is aten.index.Tensor and any_mask(args[1]):
+            args = (args[0], self.without_masks(args[1]))
+        elif depends_on_values(overload):
+            out = self.constant(overload, args, kwargs)
+            return pytree.tree_map_only(Tensor, self.literal, out)
         if primitive.record is not None and primitive.record.decompose is not None:
             return primitive.record.decompose(*args, **kwargs)
         out = overload.decompose(*args, **kwargs)
@@ -251,6 +267,8 @@ class TraceLevel(Level):
             named["device"] = torch.device("meta")
         with torch._C._DisableTorchDispatch():
             out = on_meta(overload, values, named)
+        if not devices and isinstance(out, Tensor):
+            named_nodes |= defaults_of(overload, out.dtype, torch.device(device))
         node = self.graph.call_function(overload, tuple(nodes), named_nodes)
         return self.wrap_output(out, node, torch.device(device))
 
@@ -304,31 +322,77 @@ class TraceLevel(Level):
         mark: Any = UNTRACKED
         return self.graph.call_function(mark, (node,))
 
-    def refuse_data_dependence(self, overload: OpOverload, args: Any) -> None:
-        """Raise for an operation whose result can't be known before the values are."""
-        tags = overload.tags
-        if not tags or (overload is aten.index.Tensor and not any_mask(args[1])):
-            return
-        if (
-            torch.Tag.data_dependent_output in tags
-            or torch.Tag.dynamic_output_shape in tags
-        ):
+    def literal(self, tensor: Tensor) -> Any:
+        """Return a fresh copy of a tensor that the function itself has made."""
+        handle = self.capture(tensor)
+        self.literals[handle.node] = tensor
+        return aten.clone.default(handle)
+
+    def without_masks(self, indices: Sequence[Any]) -> list[Any]:
+        """Replace masks that are constant by the places that they select."""
+        out: list[Any] = []
+        for index in indices:
+            if is_mask(index):
+                places = self.constant(aten.nonzero_numpy.default, [index], {})
+                out += map(self.literal, places)
+            else:
+                out.append(index)
+        return out
+
+    def constant(self, overload: OpOverload, args: Any, kwargs: Any) -> Any:
+        """Run a call now that depends on nothing from outside; refuse any other."""
+        values = self.values_of(overload, [*args, *kwargs.values()])
+        named = dict(zip(kwargs, values[len(args) :], strict=True))
+        with torch.no_grad(), torch._C._DisableTorchDispatch():
+            return overload(*values[: len(args)], **named)
+
+    def values_of(self, what: object, args: Sequence[Any]) -> list[Any]:
+        """Return the arguments of a call as plain tensors, if they are constant."""
+        try:
+            return evaluate(self.unwrap(args, [])[1], self.literals)
+        except NotConstantError as error:
             raise DataDependentError(
                 explain(
                     "jit",
-                    f"{overload} depends on the values of a tensor, which are not "
+                    f"{what} depends on the values of a tensor, which are not "
                     "known while a function is staged.",
                     "use torch.where, or jaxtorch.cond and while_loop, or compute the "
                     "value outside and pass it as a static argument",
                     f"at {user_line()}",
                 )
-            )
+            ) from error
+
+
+def defaults_of(
+    overload: OpOverload, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """Spell out what a call without tensors takes from the defaults of its time."""
+    taken = {argument.name for argument in overload._schema.arguments}
+    found = {"dtype": dtype, "device": device}
+    return {name: value for name, value in found.items() if name in taken}
+
+
+def depends_on_values(overload: OpOverload) -> bool:
+    """Tell whether the result can't be known before the values are."""
+    tags = overload.tags
+    return (
+        bool(tags)
+        and overload is not aten.index.Tensor
+        and (
+            torch.Tag.data_dependent_output in tags
+            or torch.Tag.dynamic_output_shape in tags
+        )
+    )
 
 
 def any_mask(indices: Sequence[Tensor | None]) -> bool:
     """Tell whether any index selects by truth, so that the values decide the shape."""
-    masks = (torch.bool, torch.uint8)
-    return any(index is not None and index.dtype in masks for index in indices)
+    return any(map(is_mask, indices))
+
+
+def is_mask(index: Tensor | None) -> bool:
+    """Tell whether an index selects by truth."""
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
 
 
 def on_meta(overload: OpOverload, args: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.models.checks import CHECKS, Problem, check_jit, freeze
+from tests.models.checks import CHECKS, Problem, freeze
 
 transformers = pytest.importorskip(
     "transformers", reason="pip install transformers, to test its models"
@@ -20,18 +20,15 @@ STEPS = 5
 
 
 class Scores(nn.Module):
-    """A model of the package as a function from words, or embeddings, to scores.
+    """A model of the package as a function from words, or embeddings, to scores."""
 
-    Without ``mask`` the package reads values to find out which mask it needs.
-    """
-
-    def __init__(self, model: nn.Module, mask: Tensor | None) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.mask = model, mask
+        self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
         name = "inputs_embeds" if x.is_floating_point() else "input_ids"
-        return self.model(**{name: x}, attention_mask=self.mask).logits
+        return self.model(**{name: x}).logits
 
 
 def gpt2(attention: str) -> nn.Module:
@@ -75,9 +72,7 @@ def word_loss(scores: Tensor, words: Tensor) -> Tensor:
 def test_model(
     build: Callable[[str], Any], attention: str, check: Callable[[Problem], None]
 ) -> None:
-    past = torch.ones(1, 1, STEPS, STEPS, dtype=torch.bool).tril()
-    mask = torch.where(past | (build is bert), 0.0, -1e9).double()
-    module = freeze(Scores(build(attention), mask if check is check_jit else None))
+    module = freeze(Scores(build(attention)))
     words, targets = torch.randint(WORDS, (2, 3, STEPS))
     point = torch.randn(1, STEPS, WIDTH, dtype=torch.float64)
     check(Problem(module.eval(), words, targets, word_loss, point))
