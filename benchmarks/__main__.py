@@ -38,9 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     results = json.loads(path.read_text()) if path.exists() else {}
     chosen = [
         (question, workload.name)
+        for counted in (True, False)
         for question, module in questions().items()
         for workload in module.workloads(options.size)
-        if fnmatch.fnmatchcase(workload.name, options.only)
+        if workload.counted is counted
+        and fnmatch.fnmatchcase(workload.name, options.only)
         and (options.again or workload.name not in results)
     ]
     failed = []
