@@ -1,13 +1,14 @@
 """What operators mean in normal form: one small function for each kind of call."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from jaxtorch.staging.multilinear import algebra
 from jaxtorch.staging.multilinear.form import (
-    Axes,
+    Atom,
     Call,
     Form,
     Label,
@@ -15,10 +16,17 @@ from jaxtorch.staging.multilinear.form import (
     OpaqueError,
     Term,
     Window,
-    atom_term,
     constant_form,
+    fresh,
+    labels_in,
 )
-from jaxtorch.staging.multilinear.reading import Reader, Reading, is_unstructured
+from jaxtorch.staging.multilinear.reading import (
+    Reader,
+    Reading,
+    Tables,
+    covers,
+    is_unstructured,
+)
 
 aten = torch.ops.aten
 
@@ -226,22 +234,36 @@ def divide(reader: Reader, node: Any) -> Form:
         return algebra.scaled(reader.of(first), 1 / second)
     if not isinstance(second, fx.Node) or not isinstance(first, fx.Node):
         raise OpaqueError
-    return times_source(reader, node, first, Call(aten.reciprocal.default, (second,)))
+    factor = mapped(reader, second, lambda x: Call(aten.reciprocal.default, (x,)))
+    return times(reader, node, first, factor)
 
 
-def times_source(reader: Reader, node: Any, first: Any, source: Any) -> Form:
-    """A structured tensor times a derived one of the shape of its second argument."""
+def times(reader: Reader, node: Any, first: Any, factor: Form) -> Form:
+    """A structured tensor times the form of a derived one; both broadcast."""
     form = reader.of(first)
-    rank = rank_of(node)
-    shape = shape_of(node.args[1])
-    if shape == shape_of(node) and all(is_unstructured(term) for term in form):
+    if covers(factor, node) and all(is_unstructured(term) for term in form):
         form = reader.computed(first, form)
-    if is_atom(form):
+    if is_atom(form) and is_atom(factor):
         raise OpaqueError
-    factor = (atom_term(source, shape),)
-    names, others = range(rank - rank_of(first), rank), range(rank - len(shape), rank)
+    rank = rank_of(node)
+    names = range(rank - rank_of(first), rank)
+    others = range(rank - len(factor[0].axes), rank)
     product = algebra.contract(form, names, factor, others, list(range(rank)))
     return algebra.expanded(product, shape_of(node))
+
+
+def mapped(reader: Reader, source: Any, make: Callable[[Any], Any]) -> Form:
+    """A function of the elements of a node: it sees through views and broadcasts."""
+    form = reader.of(source)
+    if len(form) != 1 or len(form[0].factors) != 1 or form[0].coef != 1:
+        form = reader.atom(source)
+    term = form[0]
+    if not term.is_dense:
+        raise OpaqueError
+    atom = term.atoms[0]
+    if not set(labels_in(atom)) <= term.free:
+        raise OpaqueError
+    return (Term(1, (Atom(make(atom.source), atom.axes),), term.axes),)
 
 
 def is_atom(form: Form) -> bool:
@@ -348,53 +370,61 @@ def outer_product(reader: Reader, node: Any) -> Form:
 def tanh_slope(reader: Reader, node: Any) -> Form:
     """``g * (1 - t * t)``."""
     g, t = node.args
-    slope = Call(aten.rsub.Scalar, (Call(aten.mul.Tensor, (t, t)), 1))
-    return times_source(reader, node, g, slope)
+
+    def slope(t: Any) -> Call:
+        return Call(aten.rsub.Scalar, (Call(aten.mul.Tensor, (t, t)), 1))
+
+    return times(reader, node, g, mapped(reader, t, slope))
 
 
 def sigmoid_slope(reader: Reader, node: Any) -> Form:
     """``g * s * (1 - s)``."""
     g, s = node.args
-    slope = Call(aten.mul.Tensor, (s, Call(aten.rsub.Scalar, (s, 1))))
-    return times_source(reader, node, g, slope)
+
+    def slope(s: Any) -> Call:
+        return Call(aten.mul.Tensor, (s, Call(aten.rsub.Scalar, (s, 1))))
+
+    return times(reader, node, g, mapped(reader, s, slope))
 
 
 def elementwise_slope(reader: Reader, node: Any) -> Form:
     """``op(g, x, ...)`` that is linear in ``g``, elementwise: ``g * op(1, x, ...)``."""
     g, x, *rest = node.args
-    ones = Call(aten.ones_like.default, (x,))
     kwargs = tuple(node.kwargs.items())
-    slope = Call(node.target, (ones, x, *rest), kwargs)
-    return times_source(reader, node, g, slope)
+
+    def slope(x: Any) -> Call:
+        ones = Call(aten.ones_like.default, (x,))
+        return Call(node.target, (ones, x, *rest), kwargs)
+
+    return times(reader, node, g, mapped(reader, x, slope))
 
 
 def keep_where(reader: Reader, node: Any) -> Form:
     """``where(mask, g, 0)`` and ``masked_fill(g, mask, 0)``: a product with a mask."""
-    if node.target is aten.where.self:
-        mask, g, other = node.args
-        if reader.of(other) != ():
-            raise OpaqueError
-    else:
-        g, mask, other = node.args
-        if other != 0:
-            raise OpaqueError
-        mask = Call(aten.bitwise_not.default, (mask,))
-    if is_atom(reader.of(g)):
+    inverted = node.target is not aten.where.self
+    mask, g, other = node.args
+    if inverted:
+        g, mask = mask, g
+    if other != 0 if inverted else reader.of(other) != ():
         raise OpaqueError
     dtype = node.meta["val"].dtype
-    factor = Call(aten._to_copy.default, (mask,), (("dtype", dtype),))
-    shape = shape_of(
-        node.args[1] if node.target is not aten.where.self else node.args[0]
-    )
-    rank = rank_of(node)
-    product = algebra.contract(
-        reader.of(g),
-        range(rank - rank_of(g), rank),
-        (atom_term(factor, shape),),
-        range(rank - len(shape), rank),
-        list(range(rank)),
-    )
-    return algebra.expanded(product, shape_of(node))
+
+    def as_number(mask: Any) -> Call:
+        if inverted:
+            mask = Call(aten.bitwise_not.default, (mask,))
+        return Call(aten._to_copy.default, (mask,), (("dtype", dtype),))
+
+    return times(reader, node, g, mapped(reader, mask, as_number))
+
+
+def function(reader: Reader, node: Any) -> Form:
+    """A function of each element of a tensor that is broadcast afterwards."""
+    x, *rest = node.args
+    kwargs = tuple(node.kwargs.items())
+    form = mapped(reader, x, lambda x: Call(node.target, (x, *rest), kwargs))
+    if covers(form, node):
+        raise OpaqueError
+    return form
 
 
 def embedding(reader: Reader, node: Any) -> Form:
@@ -427,21 +457,21 @@ def gather(reader: Reader, node: Any, source: Any, dim: int, index: Any) -> Form
     if value.dtype.is_floating_point or value.dtype == torch.bool:
         raise OpaqueError
     length = shape_of(source)[dim]
-    one_hot = one_hot_term(index, value, length, node.meta["val"].dtype)
+    one_hot = one_hot_term(reader, index, length, node.meta["val"].dtype)
     names: list[Any] = [f"s{d}" for d in range(rank_of(source))]
     others: list[Any] = [f"i{d}" for d in range(value.dim())] + [f"s{dim}"]
     out = names[:dim] + others[:-1] + names[dim + 1 :]
     return algebra.contract(form, names, (one_hot,), others, out)
 
 
-def one_hot_term(source: Any, value: Tensor, length: int, dtype: Any) -> Term:
+def one_hot_term(reader: Reader, index: Any, length: int, dtype: Any) -> Term:
     """Return ``[label == index]`` with the dims of the index, then the label."""
-    atom = atom_term(source, value.shape).atoms[0]
-    if length == 1 or value.numel() == 0:
+    if length == 1 or index.meta["val"].numel() == 0:
         raise OpaqueError
+    seen = fresh(mapped(reader, index, lambda x: x)[0])
     label = Label(length)
-    axes: Axes = (*atom.axes, (label,))
-    return Term(1, (OneHot(atom, label, dtype),), axes)
+    one_hot = OneHot(seen.atoms[0], label, dtype)
+    return Term(1, (one_hot,), (*seen.axes, (label,)))
 
 
 def scatter_rows(reader: Reader, node: Any) -> Form:
@@ -450,7 +480,7 @@ def scatter_rows(reader: Reader, node: Any) -> Form:
     if scaled or padding >= 0:
         raise OpaqueError
     value = index.meta["val"]
-    one_hot = one_hot_term(index, value, length, node.meta["val"].dtype)
+    one_hot = one_hot_term(reader, index, length, node.meta["val"].dtype)
     places: list[Any] = [f"i{d}" for d in range(value.dim())]
     return algebra.contract(
         reader.of(g), [*places, "d"], (one_hot,), [*places, "v"], ["v", "d"]
@@ -476,7 +506,7 @@ def put(reader: Reader, node: Any) -> Form:
     whole = [*shape[:before], *common, *shape[len(shape) - after :]]
     form = algebra.expanded(reader.of(values), whole)
     for dim, place in zip(given, places, strict=True):
-        one_hot = one_hot_term(indices[dim], place, shape[dim], node.meta["val"].dtype)
+        one_hot = one_hot_term(reader, indices[dim], shape[dim], node.meta["val"].dtype)
         others = [f"i{d}" for d in range(depth - place.dim(), depth)] + [f"v{dim}"]
         out = [*names, f"v{dim}"]
         form = algebra.contract(form, names, (one_hot,), others, out)
@@ -497,7 +527,34 @@ SLOPES = (
     aten.hardsigmoid_backward.default,
 )
 
-READINGS: dict[Any, Reading] = {
+FUNCTIONS = (
+    aten.tanh.default,
+    aten.sigmoid.default,
+    aten.sin.default,
+    aten.cos.default,
+    aten.exp.default,
+    aten.log.default,
+    aten.sqrt.default,
+    aten.rsqrt.default,
+    aten.reciprocal.default,
+    aten.abs.default,
+    aten.sgn.default,
+    aten.relu.default,
+    aten.bitwise_not.default,
+    aten.logical_not.default,
+    aten.eq.Scalar,
+    aten.ne.Scalar,
+    aten.gt.Scalar,
+    aten.ge.Scalar,
+    aten.lt.Scalar,
+    aten.le.Scalar,
+    aten.pow.Tensor_Scalar,
+    aten.add.Tensor,
+    aten.rsub.Scalar,
+    aten._to_copy.default,
+)
+
+VIEWS: dict[Any, Reading] = {
     **dict.fromkeys(
         (
             aten.view.default,
@@ -510,18 +567,21 @@ READINGS: dict[Any, Reading] = {
         ),
         reshape,
     ),
-    **dict.fromkeys(
-        (aten.alias.default, aten.clone.default, aten._to_copy.default), same_dtype
-    ),
+    **dict.fromkeys((aten.alias.default, aten.clone.default), same_dtype),
     aten.expand.default: expand,
     aten.permute.default: permute,
     aten.transpose.int: transpose,
     aten.t.default: transpose,
     aten.select.int: select,
     aten.slice.Tensor: take,
+}
+"""Read for tensors of any dtype."""
+
+PRODUCTS: dict[Any, Reading] = {
     **dict.fromkeys(
         (aten.split_with_sizes.default, aten.split.Tensor, aten.unbind.int), split
     ),
+    aten._to_copy.default: same_dtype,
     aten.cat.default: concatenate,
     aten.stack.default: stack,
     aten.diagonal.default: take_diagonal,
@@ -562,3 +622,6 @@ READINGS: dict[Any, Reading] = {
     aten.embedding_dense_backward.default: scatter_rows,
     aten.index_put.default: put,
 }
+"""Read for floating-point tensors."""
+
+TABLES = Tables(VIEWS, PRODUCTS, dict.fromkeys(FUNCTIONS, function))

@@ -29,7 +29,7 @@ from jaxtorch.staging.multilinear.form import (
     size_of,
 )
 from jaxtorch.staging.multilinear.lowering import Lowering
-from jaxtorch.staging.multilinear.operators import READINGS, is_atom
+from jaxtorch.staging.multilinear.operators import TABLES, is_atom
 from jaxtorch.staging.multilinear.planning import Leaf, Planner, Tree, bits, trees_in
 from jaxtorch.staging.multilinear.reading import ORDER, PATHS, Policy, Reader
 from jaxtorch.staging.rewriting import emit, shape_of
@@ -37,6 +37,8 @@ from jaxtorch.staging.rewriting import emit, shape_of
 aten = torch.ops.aten
 GAIN = 0.97
 """A form is taken where it costs less than this share of the calls as written."""
+LEAST_GAIN = 1.0
+"""And where it saves as many microseconds."""
 
 
 class Planned(NamedTuple):
@@ -61,10 +63,11 @@ class Plans:
 
     def __init__(self, graph: fx.Graph, policy: Policy) -> None:
         self.graph = graph
-        self.reader = Reader(graph, policy, READINGS)
+        self.reader = Reader(graph, policy, TABLES)
         self.items: dict[Any, int] = {}
         self.costs: list[float] = []
         self.planners: dict[Any, Planner] = {}
+        self.numbers: dict[Any, int] = {}
         self.chosen: dict[fx.Node, list[Planned]] = {}
         self.written: dict[fx.Node, int] = {}
         self.needs: dict[fx.Node, int] = {}
@@ -88,7 +91,7 @@ class Plans:
         """Return the planner for a node's device and dtype."""
         device, dtype = node.meta.get("device"), node.meta["val"].dtype
         if (device, dtype) not in self.planners:
-            planner = Planner(machine_for(device), dtype.itemsize)
+            planner = Planner(machine_for(device), dtype.itemsize, self.numbers)
             self.planners[device, dtype] = planner
         return self.planners[device, dtype]
 
@@ -109,7 +112,8 @@ class Plans:
             planned, other = self.plan(node, form)
         except OpaqueError:
             return
-        if self.cost(other) < GAIN * self.cost(mask):
+        cost = self.cost(mask)
+        if self.cost(other) < min(GAIN * cost, cost - LEAST_GAIN):
             self.chosen[node] = planned
             self.needs[node] = other
 
@@ -174,7 +178,7 @@ class Plans:
             return Planned(term, None), mask
         tree = planner.plan(term.atoms, opened)
         for part in trees_in(tree):
-            mask |= self.item((planner, part.key), part.cost)
+            mask |= self.item(part.key, part.cost)
             if isinstance(part, Leaf):
                 mask |= self.need_of(planner, part.atom)
         return Planned(term, tree), mask

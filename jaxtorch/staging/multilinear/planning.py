@@ -63,12 +63,17 @@ def trees_in(tree: Tree) -> Iterable[Tree]:
 
 
 class Planner:
-    """Plans products for one machine and one dtype."""
+    """Plans products for one machine and one dtype.
 
-    def __init__(self, machine: Machine, itemsize: int) -> None:
+    ``numbers`` holds the sources that were met, for all planners of one graph.
+    """
+
+    def __init__(
+        self, machine: Machine, itemsize: int, numbers: dict[Any, int]
+    ) -> None:
         self.machine = machine
         self.itemsize = itemsize
-        self.numbers: dict[Any, int] = {}
+        self.numbers = numbers
 
     def number(self, source: Any) -> int:
         """Return the number of a source: they are counted as they are met."""

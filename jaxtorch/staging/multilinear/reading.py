@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import getitem
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -23,6 +23,14 @@ MOST_TERMS = 16
 LONGEST_TERM = 24
 
 Reading = Callable[["Reader", fx.Node], Form]
+
+
+class Tables(NamedTuple):
+    """How calls are read: views of any dtype, then products, then functions."""
+
+    views: dict[Any, Reading]
+    products: dict[Any, Reading]
+    functions: dict[Any, Reading]
 
 
 @dataclass(frozen=True)
@@ -54,11 +62,9 @@ class Reader:
         structured: whether an indicator was met.
     """
 
-    def __init__(
-        self, graph: fx.Graph, policy: Policy, table: dict[Any, Reading]
-    ) -> None:
+    def __init__(self, graph: fx.Graph, policy: Policy, tables: "Tables") -> None:
         self.policy = policy
-        self.table = table
+        self.tables = tables
         self.forms: dict[fx.Node, Form] = {}
         self.names: dict[fx.Node, Term] = {}
         self.meanings: dict[fx.Node, Form] = {}
@@ -72,14 +78,18 @@ class Reader:
         target = node.target
         if target is getitem:
             target = node.args[0].target  # type: ignore[union-attr]
-        reading = self.table.get(target)
-        if reading is None or node.meta["val"].dtype not in FLOATING:
-            return self.atom(node)
-        try:
-            form = reading(self, node)
-        except OpaqueError:
-            return self.atom(node)
-        return self.kept(node, form)
+        value = node.meta["val"]
+        readings = [self.tables.views.get(target)]
+        if value.dtype in FLOATING:
+            readings.append(self.tables.products.get(target))
+        readings.append(self.tables.functions.get(target))
+        for reading in readings:
+            if reading is not None:
+                try:
+                    return self.kept(node, reading(self, node))
+                except OpaqueError:
+                    pass
+        return self.atom(node)
 
     def atom(self, node: fx.Node) -> Form:
         """Return the form of a node that is computed as it stands."""
@@ -115,7 +125,7 @@ class Reader:
             dense = all(is_unstructured(term) for term in form)
             return self.computed(node, form) if dense and not self.policy.sums else form
         if form and is_pointwise(form[0]):
-            return self.atom(node)
+            return self.computed(node, form)
         if form and is_contraction(form[0]) and is_unstructured(form[0]):
             if len(form[0].factors) > self.policy.chain:
                 return self.computed(node, form)
