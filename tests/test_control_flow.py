@@ -424,21 +424,3 @@ def test_writes_are_refused_by_their_own_error():
     for lift in (lambda f: f, jit, vmap):
         with pytest.raises(MutationError, match="writes in place"):
             lift(ERRORS["writes"])(X)
-
-
-def test_a_staged_body_refuses_a_function_with_rules_of_its_own():
-    @jaxtorch.custom_vjp
-    def double(x):
-        return x * 2
-
-    double.defvjp(lambda x: (x * 2, None), lambda kept, g: (g * 100,))
-
-    def loss(x):
-        carry, _ = jaxtorch.scan(lambda c, _: (double(c), None), x, None, length=1)
-        return carry.sum()
-
-    x = torch.ones(3)
-    torch.testing.assert_close(jaxtorch.grad(loss)(x), torch.full((3,), 100.0))
-    torch.testing.assert_close(jaxtorch.jit(loss)(x), torch.tensor(6.0))
-    with pytest.raises(RuntimeError, match="Fix: write the loop in Python"):
-        jaxtorch.jit(jaxtorch.grad(loss))(x)

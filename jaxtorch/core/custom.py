@@ -173,25 +173,7 @@ def apply_at(custom: Custom, level: Level | None, leaves: Leaves) -> Leaves:
         return apply_pushed(custom, level, leaves)
     if isinstance(level, ReverseLevel):
         return apply_recorded(custom, level, leaves)
-    refuse_staged_body(level)
-    return custom.call(leaves)
-
-
-def refuse_staged_body(level: Level | None) -> None:
-    """Refuse where a trace within a transform would forget the rules of a function."""
-    if level is None or level.transform != "jit":
-        return
-    outer = STATE.levels[: level.depth - 1]
-    if any(isinstance(each, INTERPRETERS) for each in outer):
-        raise UsageError(
-            explain(
-                "jit",
-                "a function with rules of its own (custom_vjp, custom_jvp, custom, "
-                "torch.autograd.Function) runs in the body of a cond, a loop or a scan "
-                "that is staged inside a transform: its rules would be lost.",
-                "write the loop in Python, or leave out jit around it",
-            )
-        )
+    return custom.call(leaves) if level is None else level.run_custom(custom, leaves)
 
 
 def value_of(level: Level, leaf: Any) -> Any:

@@ -26,7 +26,6 @@ from jaxtorch.staging.subgraph import (
     Subgraph,
     add_input,
     current_trace,
-    handle_of,
     kind_of,
 )
 from jaxtorch.staging.tracer import TraceLevel
@@ -91,7 +90,7 @@ class Joint:
                     ]
                 )
                 parts = [tape_parts(level, out) for out in outs]
-            primals = [handle_of(trace, value) for value, _ in parts]
+            primals = [trace.handle(value) for value, _ in parts]
             cotangents = []
             pairs = []
             for primal, (_, root) in zip(primals, parts, strict=True):
@@ -105,7 +104,7 @@ class Joint:
             )
             sources = [v for v, want in zip(values, wanted, strict=True) if want]
             cotangents_in = [
-                handle_of(trace, torch.zeros_like(v) if c is None else c)
+                trace.handle(torch.zeros_like(v) if c is None else c)
                 for v, c in zip(sources, pulled, strict=True)
             ]
         self.graph = trace.graph

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch import pytree
-from jaxtorch.core import alias
 from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back, wrap
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.staging.backends import build
@@ -202,11 +201,8 @@ def split_outputs(
         if not isinstance(out, Tensor):
             places.append((out,))
             continue
-        handle = out if isinstance(out, TraceTensor) else level.capture(out)
-        if handle.alias is not None:
-            alias.refresh(handle)
         places.append(None)
-        nodes.append(handle.node)
+        nodes.append(level.handle(out).node)
     return places, nodes
 
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from jaxtorch.core import alias
 from jaxtorch.core.level import STATE
 from jaxtorch.errors import MutationError, explain
 from jaxtorch.staging.execution import compile_graph
@@ -95,7 +94,7 @@ def trace(where: object, func: Function, kinds: Sequence[Kind]) -> Subgraph:
     level = TraceLevel(outer.optimize if outer else "full")
     with level:
         handles = [add_input(level, kind) for kind in kinds]
-        outs = [handle_of(level, out) for out in func(*handles)]
+        outs = [level.handle(out) for out in func(*handles)]
         refuse_writes(where, level, handles)
     level.graph.output([out.node for out in outs])
     captured = [tensor for tensor, _ in level.captured.values()]
@@ -110,15 +109,6 @@ def add_input(level: TraceLevel, kind: Kind) -> TraceTensor:
     handle = level.wrap(value, node, kind.device)
     level.inputs.append(handle)
     return handle
-
-
-def handle_of(level: TraceLevel, out: Tensor) -> TraceTensor:
-    """Return the handle of an output at ``level``."""
-    own = type(out) is TraceTensor and out.level is level
-    handle: Any = out if own else level.capture(out)
-    if handle.alias is not None:
-        alias.refresh(handle)
-    return handle  # type: ignore[no-any-return]
 
 
 def refuse_writes(where: object, level: TraceLevel, handles: list[TraceTensor]) -> None:

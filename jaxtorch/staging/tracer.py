@@ -35,6 +35,7 @@ from jaxtorch.core.primitive import Kind, Primitive, primitive_of
 from jaxtorch.errors import DataDependentError, MissingRuleError, explain
 from jaxtorch.kernels import PLAIN
 from jaxtorch.staging.constants import NotConstantError, evaluate
+from jaxtorch.staging.custom_call import run_custom
 from jaxtorch.staging.rewriting import run_on_meta
 from jaxtorch.staging.untracked import UNTRACKED
 
@@ -198,6 +199,17 @@ class TraceLevel(Level):
             found = tensor, self.wrap(to_meta(tensor), node, tensor.device)
             self.captured[id(tensor)] = found
         return found[1]
+
+    def handle(self, tensor: Tensor) -> TraceTensor:
+        """Return the handle of a value of this level, or of one from outside."""
+        own = type(tensor) is TraceTensor and tensor.level is self
+        handle: Any = tensor if own else self.capture(tensor)
+        if handle.alias is not None:
+            alias.refresh(handle)
+        return handle  # type: ignore[no-any-return]
+
+    def run_custom(self, custom: Any, leaves: list[Any]) -> list[Any]:
+        return run_custom(self, custom, leaves)
 
     def first_call(self) -> Any:
         """Return the first node that is not a placeholder, or the end of the graph."""
