@@ -1,7 +1,7 @@
 """Kernels compiled without a GPU, and what their machine code holds.
 
-    python -m tests.kernels.compiled --write      writes compiled.json anew
-    python -m tests.kernels.compiled per_sample   prints one family as JSON
+    python -m tests.kernels.compiled per_sample --write   writes compiled/per_sample.json
+    python -m tests.kernels.compiled per_sample           prints it
 
 Launchers run on meta tensors; what they launch is compiled for each target in place of
 being run, specialized exactly as it would be. Must run without ``TRITON_INTERPRET``.
@@ -24,7 +24,7 @@ from triton.runtime.driver import driver
 
 from benchmarks.kernels import FAMILIES
 
-FILE = Path(__file__).with_name("compiled.json")
+FOLDER = Path(__file__).with_name("compiled")
 TARGETS = (80, 90, 100)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 COUNTED = {
@@ -112,33 +112,26 @@ def table(family: str) -> dict[str, dict[str, int]]:
 
 
 def main() -> int:
-    """Print a family, or write the file."""
+    """Print a family, or write its file; all of them if none is named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("family", nargs="*", help="all, if none is named")
+    parser.add_argument("family", nargs="*", choices=[*FAMILIES, []])
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    families = options.family or list(FAMILIES)
-    tables = {family: table(family) for family in families}
-    if options.write:
-        old = json.loads(FILE.read_text())["families"] if FILE.exists() else {}
-        kept = {name: own for name, own in old.items() if name in FAMILIES}
-        merged = dict(sorted({**kept, **tables}.items()))
-        version = triton.__version__
-        FILE.write_text(layout({"triton": version, "families": merged}))
-    else:
-        print(json.dumps({"triton": triton.__version__, "families": tables}))
+    for family in options.family or FAMILIES:
+        text = layout(table(family))
+        if options.write:
+            (FOLDER / f"{family}.json").write_text(text)
+        else:
+            print(text)
     return 0
 
 
-def layout(content: dict[str, Any]) -> str:
-    """Lay out the file with one kernel a line."""
-    blocks = []
-    for family, own in content["families"].items():
-        lines = [f"   {json.dumps(k)}: {json.dumps(row)}" for k, row in own.items()]
-        blocks.append(f"  {json.dumps(family)}: {{\n" + ",\n".join(lines) + "\n  }")
-    inner = ",\n".join(blocks)
-    version = json.dumps(content["triton"])
-    return f'{{\n "triton": {version},\n "families": {{\n{inner}\n }}\n}}\n'
+def layout(own: dict[str, dict[str, int]]) -> str:
+    """Lay out a file with one kernel a line."""
+    lines = [f"  {json.dumps(k)}: {json.dumps(row)}" for k, row in own.items()]
+    inner = ",\n".join(lines)
+    version = json.dumps(triton.__version__)
+    return f'{{\n "triton": {version},\n "kernels": {{\n{inner}\n }}\n}}\n'
 
 
 if __name__ == "__main__":
