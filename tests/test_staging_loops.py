@@ -5,6 +5,7 @@ import torch
 
 import jaxtorch
 from jaxtorch import jit
+from jaxtorch.staging.region import Region
 from tests.checked_graphs import checked_graphs  # noqa: F401 - used by every test
 
 X = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3)
@@ -125,3 +126,84 @@ def test_a_value_of_the_body_must_be_an_argument():
 
     with pytest.raises(RuntimeError, match="Fix: pass the value as an argument"):
         jit(jaxtorch.grad(func))(X)
+
+
+def region_of(func, *args):
+    """Return the only loop or branch in the optimized graph, and its node."""
+    lowered = jit(func).lower(*args)
+    torch.testing.assert_close(lowered.staged(list(args)), func(*args))
+    (node,) = [n for n in lowered.graph.nodes if isinstance(n.target, Region)]
+    return node.target, node
+
+
+def calls_in(region):
+    """Return the names of the calls in a region's graphs."""
+    return [
+        node.name.partition("_")[0]
+        for graph in region.graphs()
+        for node in graph.nodes
+        if node.op == "call_function"
+    ]
+
+
+def test_a_scan_drops_results_and_carries_that_nobody_reads():
+    def step(c, s):
+        kept, dead, feeds_dead = c
+        return (kept + s, dead * feeds_dead, feeds_dead.cos()), (kept.sin(), dead.exp())
+
+    def func(x, y, s):
+        (kept, _, _), (sines, _) = jaxtorch.scan(step, (x, y, y), s)
+        return kept, sines
+
+    region, node = region_of(func, X, X + 1, STEPS)
+    assert sorted(calls_in(region)) == ["add", "sin"]
+    assert region.counts == (0, 1)
+    assert [n.name for n in node.args] == ["x0", "x2"]
+
+
+def test_a_carry_that_a_live_one_needs_stays():
+    def step(c, s):
+        first, second = c
+        return (first + second, second * s), None
+
+    region, _ = region_of(lambda x, s: jaxtorch.scan(step, (x, x), s)[0][0], X, STEPS)
+    assert region.counts == (0, 2)
+
+
+def test_a_while_loop_keeps_what_its_condition_needs():
+    def func(x, y):
+        def body(c):
+            i, x, y = c
+            return i + 1, x * 2, y.sin()
+
+        start = (torch.zeros((), dtype=torch.int64), x, y)
+        return jaxtorch.while_loop(lambda c: c[0] < 3, body, start)[1]
+
+    region, node = region_of(func, X, X)
+    assert sorted(calls_in(region)) == ["add", "lt", "mul"]
+    assert len(node.args) == 2
+
+
+def test_a_branch_drops_results():
+    def func(x, y):
+        return jaxtorch.cond(
+            x.sum() > 0, lambda x, y: (x.sin(), y.exp()), lambda x, y: (x, y), x, y
+        )[0]
+
+    region, node = region_of(func, X, X)
+    assert calls_in(region) == ["sin"]
+    assert len(node.args) == 2
+
+
+def test_a_body_that_draws_is_left_alone():
+    def step(c, s):
+        return c * s, torch.rand(3)
+
+    def func(x, s):
+        return jaxtorch.scan(step, x, s)[0], torch.rand(2)
+
+    staged = jit(func)
+    torch.manual_seed(3)
+    drawn = staged(X, STEPS)
+    torch.manual_seed(3)
+    torch.testing.assert_close(drawn, func(X, STEPS))

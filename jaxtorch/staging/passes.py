@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx
 
 from jaxtorch.staging.constants import fold_constants
+from jaxtorch.staging.dead_results import drop_dead_results
 from jaxtorch.staging.memory import order_for_memory
 from jaxtorch.staging.results import Results, keep_promises
 from jaxtorch.staging.rewriting import infer_again, is_pure
@@ -112,6 +113,7 @@ def reorder(graph: fx.Graph, work: Work) -> int:
 
 CLEAN_UP = (
     Pass("dead code", "safe", alone(drop_dead_code)),
+    Pass("dead results", "safe", alone(drop_dead_results)),
     Pass("common subexpressions", "safe", alone(merge_common_subexpressions)),
     Pass("simplified", "safe", alone(simplify_exactly)),
     Pass("simplified", "full", alone(simplify)),

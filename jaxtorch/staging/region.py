@@ -1,7 +1,7 @@
 """Calls of a graph that hold graphs of their own: what the passes must know of them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx
 
@@ -28,6 +28,18 @@ class Region:
         """Return the graphs inside, for reading."""
         raise NotImplementedError
 
+    def slim(self, used: set[int]) -> "Slim | None":
+        """Return a region without the results that are not used, where that saves."""
+        return None
+
     def flops(self, count: Callable[[fx.Graph], int]) -> int:
         """Return the flops of one call, given how to count those of a graph."""
         raise NotImplementedError
+
+
+class Slim(NamedTuple):
+    """A region that takes some inputs of another one and returns some results."""
+
+    region: Region
+    inputs: list[int]
+    outputs: list[int]

@@ -9,7 +9,8 @@ from torch import Tensor, fx
 from jaxtorch.core.level import STATE
 from jaxtorch.errors import MutationError, explain
 from jaxtorch.staging.execution import compile_graph
-from jaxtorch.staging.passes import optimize_graph
+from jaxtorch.staging.passes import drop_dead_code, optimize_graph
+from jaxtorch.staging.results import output_of
 from jaxtorch.staging.tracer import TraceLevel, TraceTensor, user_line
 
 Function = Callable[..., list[Any]]
@@ -57,6 +58,34 @@ class Subgraph:
             self.prepare()
             self.run = compile_graph(self.graph).run
         return self.run(*values, *self.bound)
+
+    def reads(self) -> list[set[int]]:
+        """Return which inputs each output depends on, by position."""
+        count = len(self.graph.find_nodes(op="placeholder")) - len(self.bound)
+        known: dict[fx.Node, set[int]] = {}
+        for place, node in enumerate(self.graph.nodes):
+            if node.op == "placeholder":
+                known[node] = {place} if place < count else set()
+            else:
+                known[node] = set().union(*(known[n] for n in node.all_input_nodes))
+        return [known[node] for node in output_of(self.graph).args[0]]
+
+    def part(self, inputs: Sequence[int], outputs: Sequence[int]) -> "Subgraph":
+        """Return the function of some inputs, which gives the outputs that need them."""
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        graph.graph_copy(self.graph, copies)
+        results = output_of(self.graph).args[0]
+        graph.output([copies[results[i]] for i in outputs])
+        drop_dead_code(graph)
+        places = graph.find_nodes(op="placeholder")
+        count = len(places) - len(self.bound)
+        bound = [b for b, n in zip(self.bound, places[count:], strict=True) if n.users]
+        for place, node in enumerate(places):
+            if not node.users if place >= count else place not in inputs:
+                graph.erase_node(node)
+        outs = [self.outs[i] for i in outputs]
+        return Subgraph(graph, bound, outs, self.optimize)
 
     def prepare(self) -> None:
         """Optimize the graph, once."""

@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from jaxtorch.core.batching import BatchLevel
 from jaxtorch.errors import ArgumentTypeError, explain
+from jaxtorch.staging.dead_results import needed
 from jaxtorch.staging.lifting import (
     batched,
     batched_outputs,
@@ -17,6 +18,7 @@ from jaxtorch.staging.lifting import (
     run_batched,
     zeros_of,
 )
+from jaxtorch.staging.region import Slim
 from jaxtorch.staging.regions.binding import Bound
 from jaxtorch.staging.regions.pulling import Pullback
 from jaxtorch.staging.splitting import Split
@@ -44,6 +46,16 @@ class Branch(Bound):
         staged.settle(on_true, on_false)
         staged.outs = on_true.outs
         return staged
+
+    def slim(self, used: set[int]) -> Slim | None:
+        both = [function.reads() for function in self.functions]
+        reads = [first | second for first, second in zip(*both, strict=True)]
+        operands, outputs = needed(reads, used, range(0), set())
+        if len(outputs) == len(self.outs):
+            return None
+        slim = Branch(*(f.part(operands, outputs) for f in self.functions))
+        slim.outs = [self.outs[i] for i in outputs]
+        return Slim(slim, [0, *(i + 1 for i in operands)], outputs)
 
     def batch(
         self, level: BatchLevel, values: list[Any], dims: list[int | None]

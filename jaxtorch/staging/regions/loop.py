@@ -8,6 +8,7 @@ from torch import Tensor
 
 from jaxtorch.core.batching import BatchLevel
 from jaxtorch.errors import UsageError, explain
+from jaxtorch.staging.dead_results import needed
 from jaxtorch.staging.lifting import (
     at_front,
     batched,
@@ -17,6 +18,7 @@ from jaxtorch.staging.lifting import (
     pushed,
     run_batched,
 )
+from jaxtorch.staging.region import Slim
 from jaxtorch.staging.regions.binding import Bound
 from jaxtorch.staging.regions.branch import cut
 from jaxtorch.staging.subgraph import Function, Kind, trace
@@ -49,6 +51,19 @@ class Loop(Bound):
         staged.settle(cond, body)
         staged.outs = body.outs
         return staged
+
+    def slim(self, used: set[int]) -> Slim | None:
+        cond, body = self.functions
+        n = self.consts
+        (decides,) = cond.reads()
+        carry = range(n, n + len(self.outs))
+        inputs, outputs = needed(body.reads(), used, carry, decides)
+        if len(outputs) == len(self.outs):
+            return None
+        consts = sum(i < n for i in inputs)
+        slim = Loop(cond.part(inputs, [0]), body.part(inputs, outputs), consts)
+        slim.outs = [self.outs[i] for i in outputs]
+        return Slim(slim, inputs, outputs)
 
     def batch(
         self, level: BatchLevel, values: list[Any], dims: list[int | None]

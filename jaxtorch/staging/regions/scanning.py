@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch.core.batching import BatchLevel
+from jaxtorch.staging.dead_results import needed
 from jaxtorch.staging.lifting import (
     at_front,
     batched,
@@ -15,6 +16,7 @@ from jaxtorch.staging.lifting import (
     kinds_of,
     pushed,
 )
+from jaxtorch.staging.region import Slim
 from jaxtorch.staging.regions.binding import Bound
 from jaxtorch.staging.regions.pulling import Pullback
 from jaxtorch.staging.splitting import Split
@@ -187,6 +189,17 @@ class Scan(Bound):
 
         inputs = [v for v, want in zip(values, wanted, strict=True) if want]
         return outs, Pullback(pull, outs, inputs)
+
+    def slim(self, used: set[int]) -> Slim | None:
+        (body,) = self.functions
+        n, m = self.counts
+        inputs, outputs = needed(body.reads(), used, range(n, n + m), set())
+        if len(outputs) == len(self.outs):
+            return None
+        counts = sum(i < n for i in inputs), sum(i < m for i in outputs)
+        slim = Scan(body.part(inputs, outputs), counts, self.length, self.reverse)
+        slim.outs = [self.outs[i] for i in outputs]
+        return Slim(slim, inputs, outputs)
 
     def flops(self, count: Callable[[fx.Graph], int]) -> int:
         return self.length * super().flops(count)
