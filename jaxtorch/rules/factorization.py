@@ -191,10 +191,16 @@ def one_of_a_stack(name: str) -> Record:
     return Record(overload, stack_batch(overload))
 
 
+def cholesky_records() -> tuple[Record, ...]:
+    """Make the record of ``aten.cholesky``, which PyTorch has up to 2.13."""
+    if not hasattr(aten, "cholesky"):
+        return ()
+    overload = aten.cholesky.default
+    return (Record(overload, stack_batch(overload), cholesky_linearize),)
+
+
 RECORDS = (
-    Record(
-        aten.cholesky.default, stack_batch(aten.cholesky.default), cholesky_linearize
-    ),
+    *cholesky_records(),
     Record(
         aten.linalg_cholesky_ex.default,
         stack_batch(aten.linalg_cholesky_ex.default),
