@@ -1,5 +1,5 @@
 """The sizes on which each family of kernels is measured and compiled."""
 
-from benchmarks.kernels import per_sample
+from benchmarks.kernels import dot, per_sample
 
-FAMILIES = {"per_sample": per_sample}
+FAMILIES = {"dot": dot, "per_sample": per_sample}

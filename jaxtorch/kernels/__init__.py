@@ -3,9 +3,9 @@
 Importing it defines the operators ``torch.ops.jaxtorch.*``; ``OPERATORS`` lists them.
 """
 
-from jaxtorch.kernels import per_sample
+from jaxtorch.kernels import dot, per_sample
 from jaxtorch.kernels.operator import OPERATORS, PLAIN
 
-FAMILIES = {"per_sample": per_sample}
+FAMILIES = {"dot": dot, "per_sample": per_sample}
 
 __all__ = ["FAMILIES", "OPERATORS", "PLAIN"]

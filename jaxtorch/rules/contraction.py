@@ -27,7 +27,7 @@ def dot_batch(size: int, dims: Any, x: Tensor, y: Tensor) -> Any:
     x = to_front(x, dims[0])
     if dims[1] is None:
         return torch.mv(x, y), 0
-    return torch.sum(x * to_front(y, dims[1]), 1), 0
+    return fast.dots(x, to_front(y, dims[1])), 0
 
 
 def vdot_decompose(x: Tensor, y: Tensor) -> Tensor:
@@ -59,8 +59,7 @@ def mv_batch(size: int, dims: Any, a: Tensor, x: Tensor) -> Any:
         if x_dim == 1:
             return torch.mm(a, x), 1
         return torch.mm(x, torch.t(a)), 0
-    column = to_front(x, x_dim).unsqueeze(2)
-    return torch.bmm(to_front(a, a_dim), column).squeeze(2), 0
+    return fast.mv(to_front(a, a_dim), to_front(x, x_dim)), 0
 
 
 def _mv_by_matrix(t: Tensor, a: Tensor) -> Tensor:

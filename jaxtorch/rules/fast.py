@@ -9,17 +9,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jaxtorch.kernels import OPERATORS
+from jaxtorch.kernels import OPERATORS, PLAIN
+from jaxtorch.kernels.operator import switched_on
 
 KERNELS: Any = torch.ops.jaxtorch
 """The kernels' operators, for records: ``KERNELS.<name>.default``."""
 SHORT = 8
 """cuBLAS is made for long sums; a product of fewer columns only waits for memory."""
 PER_SAMPLE_WEIGHT = OPERATORS["per_sample_weight"]
+ROWS_DOT = OPERATORS["rows_dot"]
+ROWS_NORM = OPERATORS["rows_norm"]
+
+
+def runs(*tensors: Tensor) -> bool:
+    """Tell whether kernels may run on these, before views of them are taken."""
+    return switched_on(tensors[0]) and all(type(t) in PLAIN for t in tensors)
 
 
 def bmm(a: Tensor, b: Tensor) -> Tensor:
     """Multiply matrices [B, M, K] and [B, K, N]; few columns make an outer product."""
+    if not runs(a, b):
+        return torch.bmm(a, b)
+    if b.shape[2] == 1:
+        return mv(a, b.squeeze(2)).unsqueeze(2)
+    if a.shape[1] == 1:
+        return mv(b.mT, a.squeeze(1)).unsqueeze(1)
     if a.shape[2] <= SHORT and PER_SAMPLE_WEIGHT.chosen(b, a.mT):
         return PER_SAMPLE_WEIGHT.overload(b, a.mT)  # type: ignore[no-any-return]
     return torch.bmm(a, b)
+
+
+def mv(a: Tensor, x: Tensor) -> Tensor:
+    """Multiply matrices [B, M, N] and vectors [B, N]."""
+    if ROWS_DOT.chosen(a, x):
+        return ROWS_DOT.overload(a, x)  # type: ignore[no-any-return]
+    return torch.bmm(a, x.unsqueeze(2)).squeeze(2)
+
+
+def dots(x: Tensor, y: Tensor) -> Tensor:
+    """Multiply rows [B, N] and sum."""
+    if runs(x, y):
+        rows = x.unsqueeze(1)
+        if ROWS_DOT.chosen(rows, y):
+            return ROWS_DOT.overload(rows, y).squeeze(1)  # type: ignore[no-any-return]
+    return torch.sum(x * y, 1)
+
+
+def norms(x: Tensor) -> Tensor:
+    """Return the Euclidean norms of the rows of [B, ...]."""
+    if runs(x):
+        rows = x.flatten(1)
+        if ROWS_NORM.chosen(rows):
+            return ROWS_NORM.overload(rows)  # type: ignore[no-any-return]
+    out: Tensor = torch.linalg.vector_norm(x, 2, list(range(1, x.dim())))
+    return out

@@ -13,6 +13,7 @@ from jaxtorch.linear.fan import Fan
 from jaxtorch.linear.operator import LinearOperator
 from jaxtorch.linear.reduction import ReducedElementwise, Sum, example_dims
 from jaxtorch.linear.slopes import norm_scale
+from jaxtorch.rules import fast
 from jaxtorch.rules.batching import entry_point, to_front
 from jaxtorch.rules.makers import zero_derivative
 from jaxtorch.rules.record import BatchRule, LinearizeRule, Record
@@ -179,6 +180,24 @@ def spread(overload: OpOverload, scale_of: Any, with_mean: bool) -> Record:
     return Record(overload, reduction_batch(overload), linearize)
 
 
+some_dims_norm_batch = reduction_batch(aten.linalg_vector_norm.default)
+
+
+def vector_norm_batch(
+    size: int,
+    dims: Any,
+    x: Tensor,
+    order: Any = 2,
+    dim: Any = None,
+    keepdim: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """One norm for each example; the Euclidean norm of all of it has a kernel."""
+    if order == 2 and dim is None and not keepdim and not kwargs and x.dim() > 1:
+        return fast.norms(to_front(x, dims[0])), 0
+    return some_dims_norm_batch(size, dims, x, order, dim, keepdim, **kwargs)
+
+
 def vector_norm_linearize(
     wanted: Any,
     x: Tensor,
@@ -326,7 +345,7 @@ RECORDS = (
     spread(aten.std_mean.correction, std_scale, True),
     Record(
         aten.linalg_vector_norm.default,
-        reduction_batch(aten.linalg_vector_norm.default),
+        vector_norm_batch,
         vector_norm_linearize,
     ),
     norm_record(aten.norm.Scalar),
