@@ -416,7 +416,8 @@ def dispatch_mutation(
                 f"the in-place operation {func} writes a value of this transform into "
                 "a tensor that was captured from outside the function.",
                 "write into a copy made inside the function (x = x.clone()), or return "
-                "the new value",
+                "the new value; for the statistics of a batch norm take model.eval() or "
+                "replace_all_batch_norm_modules_(model)",
             )
         )
     if primitive.functional is None or resizes(primitive):
