@@ -304,6 +304,26 @@ def test_write_of_plain_values_into_a_captured_tensor_happens_once() -> None:
     assert_close(count, torch.tensor(2.0))
 
 
+@pytest.mark.parametrize("staged", [False, True])
+def test_write_of_a_constant_into_a_captured_tensor(staged: bool) -> None:
+    seen = torch.zeros(2, 3)
+
+    def func(x: Tensor) -> Tensor:
+        seen[0].add_(x.detach())
+        seen[1] = torch.ones(3).mul_(2)
+        return (x * x).sum()
+
+    x = torch.arange(3.0)
+    call = grad(func)
+    assert_close((jit(call) if staged else call)(x), 2 * x)
+    assert_close(seen, torch.stack([x, torch.full((3,), 2.0)]))
+    value, pushed = jvp(func, (x,), (x,))
+    assert_close((value, pushed), (x.square().sum(), 2 * x.square().sum()))
+    assert_close(seen[0], 2 * x)
+    with pytest.raises(MutationError, match="captured from outside"):
+        vmap(grad(func))(x.expand(2, 3))
+
+
 def test_write_of_an_inner_value_into_an_outer_handle_is_refused() -> None:
     def outer(x: Tensor) -> Tensor:
         made_outside = torch.zeros(())

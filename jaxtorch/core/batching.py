@@ -39,6 +39,9 @@ class BatchTensor(Wrapper):
         self.value = other.value
         self.batch_dim = other.batch_dim
 
+    def is_constant(self) -> bool:
+        return self.batch_dim is None
+
     def keep_history(self, old: Any) -> Any:
         if self.batch_dim == old.batch_dim:
             value = keep_history(old.value, self.value)

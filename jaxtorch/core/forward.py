@@ -33,6 +33,9 @@ class DualTensor(Wrapper):
         self.value = other.value
         self.tangent = other.tangent
 
+    def is_constant(self) -> bool:
+        return self.tangent is None
+
     def keep_history(self, old: Any) -> Any:
         value = keep_history(old.value, self.value)
         tangent = self.tangent
@@ -75,7 +78,10 @@ def wrap(level: "ForwardLevel", value: Tensor, tangent: Tensor | None) -> DualTe
 
 def push(rule: Any, sources: list[Any], values: list[Any], kwargs: Any) -> Any:
     """Run a rule and push the tangents in ``sources`` through its operators."""
-    out, operators = rule(sources, *values, **kwargs)
+    result = rule(sources, *values, **kwargs)
+    if result is NotImplemented:
+        return result, None
+    out, operators = result
     total = None
     for operator, source in zip(operators, sources, strict=False):
         if source is None:
@@ -128,13 +134,7 @@ class ForwardLevel(Level):
             out = run_primals(tracked, primitive.overload, values, kwargs)
             return self.wrap_output(out, None)
         if rule is None:
-            out = fallback.decompose(self, primitive, args, kwargs)
-            if out is not NotImplemented:
-                return out
-            out = run_primals(tracked, primitive.overload, values, kwargs)
-            if has_derivative(out):
-                raise fallback.missing_derivative(primitive, self.transform)
-            return self.wrap_output(out, None)
+            return self.without_rule(tracked, primitive, values, args, kwargs)
         if torch.is_grad_enabled() and (tracked or any_tracked(sources)):
             with tracked_by_autograd():
                 out, tangents = push(rule, sources, values, kwargs)
@@ -142,7 +142,26 @@ class ForwardLevel(Level):
             out, tangents = push(rule, sources, values, kwargs)
         if isinstance(out, Tensor):
             return wrap(self, out, tangents if has_derivative(out) else None)
+        if out is NotImplemented:
+            return self.without_rule(tracked, primitive, values, args, kwargs)
         return self.wrap_output(out, tangents)
+
+    def without_rule(
+        self,
+        tracked: bool,
+        primitive: Primitive,
+        values: list[Any],
+        args: Sequence[Any],
+        kwargs: Any,
+    ) -> Any:
+        """Decompose; without a decomposition only what has no derivative may run."""
+        out = fallback.decompose(self, primitive, args, kwargs)
+        if out is not NotImplemented:
+            return out
+        out = run_primals(tracked, primitive.overload, values, kwargs)
+        if has_derivative(out):
+            raise fallback.missing_derivative(primitive, self.transform)
+        return self.wrap_output(out, None)
 
     def depends(self, arg: Any) -> bool:
         """Tell whether an argument has a tangent."""

@@ -92,6 +92,10 @@ class Wrapper(DirectOperators, Tensor):
             return format(self.item(), spec)
         return str(super().__format__(spec))  # type: ignore[no-untyped-call]
 
+    def is_constant(self) -> bool:
+        """Tell whether the value does not depend on what its level transforms."""
+        return False
+
     def keep_history(self, old: Any) -> Any:
         """Return this value with the history of ``old``: a write under no_grad.
 
@@ -401,6 +405,20 @@ def refuse_random_write(primitive: Primitive) -> None:
             )
 
 
+def is_outside(level: Level, arg: Any) -> bool:
+    """Tell whether an argument means the same outside of a level: it is a constant."""
+    if isinstance(arg, (list, tuple)):
+        return all(is_outside(level, a) for a in arg)
+    return not isinstance(arg, Wrapper) or arg.level is not level or arg.is_constant()
+
+
+def outside(level: Level, arg: Any) -> Any:
+    """Return what an argument is outside of a level."""
+    if isinstance(arg, (list, tuple)):
+        return [outside(level, a) for a in arg]
+    return arg.value if isinstance(arg, Wrapper) and arg.level is level else arg
+
+
 def dispatch_mutation(
     level: Level, primitive: Primitive, args: Any, kwargs: Any
 ) -> Any:
@@ -410,6 +428,8 @@ def dispatch_mutation(
     target = args[0]
     func = primitive.overload
     if not isinstance(target, Wrapper) or level.depth > target.level.depth:
+        if not kwargs and all(is_outside(level, a) for a in args):
+            return dispatch(func, [outside(level, a) for a in args], kwargs)
         raise MutationError(
             explain(
                 level.transform,

@@ -60,6 +60,9 @@ class TapeTensor(Wrapper):
         self.node = other.node
         self.index = other.index
 
+    def is_constant(self) -> bool:
+        return self.node is None
+
     def keep_history(self, old: Any) -> Any:
         value = keep_history(old.value, self.value)
         return wrap(self.level, value, old.node, old.index)
@@ -158,9 +161,12 @@ class ReverseLevel(Level):
         if rule is None:
             return self.without_rule(tracked, primitive, values, args, kwargs)
         if tracked:
-            out, operators = run_primals(tracked, rule, (sources, *values), kwargs)
+            result = run_primals(tracked, rule, (sources, *values), kwargs)
         else:
-            out, operators = rule(sources, *values, **kwargs)
+            result = rule(sources, *values, **kwargs)
+        if result is NotImplemented:
+            return self.without_rule(tracked, primitive, values, args, kwargs)
+        out, operators = result
         edges: list[Any] = []
         for operator, source in zip(operators, sources, strict=False):
             if source is None:

@@ -156,6 +156,24 @@ class InputDerivative(LinearOperator):
         return part if total is None else total + part
 
 
+class FixedInputDerivative(LinearOperator):
+    """From the input to the output, where the statistics are not the input's."""
+
+    __slots__ = ("own",)
+
+    def __init__(self, own: Normalized) -> None:
+        self.own = own
+
+    def apply(self, tangent: Tensor) -> tuple[Any, ...]:
+        own = self.own
+        factor = own.rstd if own.weight is None else own.rstd * own.weight
+        return own.only_result(tangent * shaped(factor, own.layout.affine))
+
+    def apply_transpose(self, cotangent: Any) -> Any:
+        g = cotangent[0]
+        return None if g is None else self.own.pull_back(g, 0)
+
+
 class WeightDerivative(LinearOperator):
     """From the weight to the output."""
 
@@ -209,12 +227,13 @@ def backward_by_parts(
     weight: Tensor | None,
     mask: list[bool],
     parameter: Any,
+    fixed: bool = False,
 ) -> tuple[Any, Any, Any]:
     """Write the fused backward kernel with plain operators, so that it has derivatives.
 
     With ``h = g weight`` and ``z = (x - mean) rstd``: ``dx = rstd (h - avg(h) - z
     avg(h z))``, ``dweight = sum g z``, ``dbias = sum g``; ``parameter`` is the shape of
-    the last two.
+    the last two. Where the statistics are ``fixed``, ``dx = rstd h``.
     """
     shape = x.shape
     g = shaped(g, layout.split)
@@ -222,9 +241,10 @@ def backward_by_parts(
     dx = dw = db = None
     if mask[0]:
         h = g if weight is None else g * shaped(weight, layout.affine)
-        slope = layout.sum_stats(h * standard)
-        dx = h - standard * slope
-        if mean is not None:
+        dx = h
+        if not fixed:
+            dx = dx - standard * layout.sum_stats(h * standard)
+        if not fixed and mean is not None:
             dx = dx - layout.sum_stats(h)
         dx = dx * shaped(rstd, layout.stats)
         dx = cast_to(shaped(dx, shape), x.dtype)

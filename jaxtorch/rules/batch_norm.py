@@ -4,31 +4,31 @@ The statistics of one example of a vmap are those of its own samples: the batch 
 folded into the channels.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jaxtorch.linear.broadcast import Broadcast
-from jaxtorch.linear.cast import cast_to, promoted
-from jaxtorch.linear.diagonal import BroadcastElementwise
+from jaxtorch.linear.cast import cast_to
+from jaxtorch.linear.diagonal import Scale
 from jaxtorch.linear.normalization import (
     BiasDerivative,
+    FixedInputDerivative,
     InputDerivative,
     Layout,
     Normalized,
     WeightDerivative,
     backward_by_parts,
 )
-from jaxtorch.linear.operator import Composition, LinearOperator, Output, Zero
-from jaxtorch.linear.reindex import Reindex
-from jaxtorch.rules.batching import to_front
+from jaxtorch.linear.operator import Composition
+from jaxtorch.rules.batching import are_plain, batched_at_front, to_front
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
 backward = aten.native_batch_norm_backward.default
 without_stats = aten._native_batch_norm_legit.no_stats
-ZERO = Zero()
+with_fixed_stats = aten._native_batch_norm_legit_no_training.default
 
 
 def along_channels(x: Tensor, channels: int) -> list[int]:
@@ -103,22 +103,76 @@ def no_stats_batch(
     ), (1, 0, 0)
 
 
+def fixed_batch(
+    size: int, dims: Any, x: Tensor, *args: Any
+) -> tuple[tuple[Tensor, Any, Any], Any]:
+    """Fold the batch dim into the channels."""
+    empty = x.new_empty(0)
+    channels = x.shape[1 if dims[0] is None or dims[0] > 1 else 2]
+    if size == 0:
+        return (batched_at_front(x, dims[0], size), empty, empty), (0, None, None)
+    folded = [per_channel(p, d, size) for p, d in zip(args[:4], dims[1:5], strict=True)]
+    out = with_fixed_stats(into_channels(x, dims[0], size), *folded, *args[4:])[0]
+    return (out.unflatten(1, (size, channels)), empty, empty), (1, None, None)
+
+
+def normalized(
+    x: Tensor, weight: Any, stats: tuple[Any, Any], asked: Any, own: Any, eps: float
+) -> Normalized:
+    """Return the residuals, with ``own = (mean, rstd)`` and given running ``stats``."""
+    mean, rstd = own
+    fixed = stats[0] is not None
+    saved = (None, None) if fixed else own
+
+    def kernel(g: Tensor, mask: list[bool]) -> Any:
+        return backward(g, x, weight, *stats, *saved, not fixed, eps, mask)
+
+    wanted = [a is not None for a in asked]
+    return Normalized(batch_layout(x), x, mean, rstd, weight, kernel, x.dtype, wanted)
+
+
 def training_operators(
     wanted: Any, x: Tensor, weight: Any, bias: Any, outs: Any, eps: float
 ) -> tuple[Any, Any, Any]:
     """Return the operators from input, weight and bias with statistics of the input."""
-    out, mean, rstd = outs
-
-    def kernel(g: Tensor, mask: list[bool]) -> Any:
-        return backward(g, x, weight, None, None, mean, rstd, True, eps, mask)
-
-    asked = [w is not None for w in wanted[:3]]
-    own = Normalized(batch_layout(x), x, mean, rstd, weight, kernel, out.dtype, asked)
+    own = normalized(x, weight, (None, None), wanted[:3], outs[1:3], eps)
     return (
         InputDerivative(own),
         None if weight is None else WeightDerivative(own),
         None if bias is None else BiasDerivative(own, bias),
     )
+
+
+def fixed_operators(
+    wanted: Any,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+) -> list[Any]:
+    """Return the operators of ``(x - mean) (var + eps)^(-1/2) weight + bias``.
+
+    With ``r = (var + eps)^(-1/2)`` a change of ``mean`` is one of the bias by ``-r
+    weight dmean``, a change of ``var`` one of the weight by ``-1/2 r^2 weight dvar``.
+    """
+    stats, saved = (mean, var), (mean, rstd := torch.rsqrt(var + eps))
+    own = normalized(x, weight, stats, wanted[:3], saved, eps)
+    other = normalized(x, weight, stats, (None, wanted[4], wanted[3]), saved, eps)
+    factor = rstd if weight is None else rstd * weight
+    shape = mean.shape
+    return [
+        FixedInputDerivative(own),
+        None if weight is None else WeightDerivative(own),
+        None if bias is None else BiasDerivative(own, bias),
+        wanted[3]
+        and Composition(BiasDerivative(other, mean), Scale(-factor, shape, shape)),
+        wanted[4]
+        and Composition(
+            WeightDerivative(other), Scale(factor * rstd * -0.5, shape, shape)
+        ),
+    ]
 
 
 def no_stats_linearize(
@@ -135,8 +189,45 @@ def no_stats_linearize(
     return outs, training_operators(wanted, x, weight, bias, outs, eps)
 
 
+def fixed_linearize(
+    wanted: Any,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float,
+    eps: float,
+) -> Any:
+    """Affine in the input."""
+    outs = with_fixed_stats(x, weight, bias, mean, var, momentum, eps)
+    return outs, fixed_operators(wanted, x, weight, bias, mean, var, eps)
+
+
 def batch_norm_linearize(
     wanted: Any,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
+    """The update of the running statistics has no derivative, as in PyTorch.
+
+    The kernel writes it into plain tensors only; others are handles of outer levels.
+    """
+    if training and mean is not None and not are_plain(x, mean, var):
+        return NotImplemented
+    outs = torch.native_batch_norm(x, weight, bias, mean, var, training, momentum, eps)
+    if training:
+        return outs, training_operators(wanted, x, weight, bias, outs, eps)
+    return outs, fixed_operators(wanted, x, weight, bias, mean, var, eps)
+
+
+def functional_decompose(
     x: Tensor,
     weight: Any,
     bias: Any,
@@ -146,54 +237,20 @@ def batch_norm_linearize(
     momentum: float,
     eps: float,
 ) -> Any:
-    """The update of the running statistics has no derivative, as in PyTorch."""
-    stats = (running_mean, running_var)
-    outs = torch.native_batch_norm(x, weight, bias, *stats, training, momentum, eps)
-    if training:
-        own = training_operators(wanted, x, weight, bias, outs, eps)
-        return outs, (*own, ZERO, ZERO)
-    return outs, fixed_operators(x, weight, bias, *stats, eps)
+    """Normalize; the new running statistics are returned.
 
-
-def fixed_operators(
-    x: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, eps: float
-) -> list[Any]:
-    """Return the operators of ``(x - mean) (var + eps)^(-1/2) weight + bias``."""
-    along = torch.Size(along_channels(x, x.shape[1]))
-    dtype = x.dtype
-
-    def factor() -> Tensor:
-        rstd = torch.rsqrt(var + eps)
-        own = rstd if weight is None else rstd * weight
-        return cast_to(own.reshape(along), dtype)
-
-    def centred() -> Tensor:
-        return cast_to(x - mean.reshape(along), dtype)
-
-    def of_var(t: Tensor) -> Tensor:
-        slope = cast_to((-0.5 / (var + eps)).reshape(along), dtype)
-        return t * centred() * (factor() * slope)
-
-    def of_weight(t: Tensor) -> Tensor:
-        return t * centred() * cast_to(torch.rsqrt(var + eps).reshape(along), dtype)
-
-    shape = x.shape
-
-    def channelwise(parameter: Tensor, scale: Any) -> LinearOperator:
-        own: LinearOperator = Broadcast(along, shape)
-        if scale is not None:
-            own = BroadcastElementwise(scale, along, shape)
-        spread = Reindex(torch.reshape, (along,), torch.reshape, (parameter.shape,))
-        return Output(promoted(Composition(own, spread), parameter, x), 0, 3)
-
-    of_x = BroadcastElementwise(lambda t: t * factor(), shape, shape)
-    return [
-        Output(of_x, 0, 3),
-        None if weight is None else channelwise(weight, of_weight),
-        None if bias is None else channelwise(bias, None),
-        channelwise(mean, lambda t: -t * factor()),
-        channelwise(var, of_var),
-    ]
+    The running variance is the unbiased one.
+    """
+    if not training:
+        stats = (running_mean, running_var)
+        outs = with_fixed_stats(x, weight, bias, *stats, momentum, eps)
+        return *outs, running_mean.clone(), running_var.clone()
+    out, mean, rstd = without_stats(x, weight, bias, True, momentum, eps)
+    count = x.numel() // max(x.shape[1], 1)
+    var = torch.clamp(torch.pow(rstd.detach(), -2) - eps, min=0)
+    unbiased = var * (momentum * count / max(count - 1, 1))
+    new_mean = running_mean * (1 - momentum) + mean.detach() * momentum
+    return out, mean, rstd, new_mean, running_var * (1 - momentum) + unbiased
 
 
 def batch_norm_decompose(
@@ -207,122 +264,35 @@ def batch_norm_decompose(
     eps: float,
 ) -> Any:
     """Normalize and, in training, write the running statistics in place."""
-    if not training:
-        out = with_fixed_stats(x, weight, bias, running_mean, running_var, eps)
-        return out, x.new_empty(0), x.new_empty(0)
-    out, mean, rstd = without_stats(x, weight, bias, True, momentum, eps)
-    new = updated(x, mean, rstd, running_mean, running_var, momentum, eps)
-    for running, value in zip((running_mean, running_var), new, strict=True):
-        if running is not None:
-            running.copy_(value)
-    return out, mean, rstd
-
-
-def with_fixed_stats(
-    x: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, eps: float
-) -> Tensor:
-    """Normalize with given statistics: one scale and one shift per channel."""
-    along = along_channels(x, x.shape[1])
-    scale = torch.rsqrt(var + eps)
-    if weight is not None:
-        scale = scale * weight
-    shift = -mean * scale
-    if bias is not None:
-        shift = shift + bias
-    return cast_to(x * scale.reshape(along) + shift.reshape(along), x.dtype)
-
-
-def updated(
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    running_mean: Any,
-    running_var: Any,
-    momentum: float,
-    eps: float,
-) -> tuple[Any, Any]:
-    """Return the new running statistics; the running variance is the unbiased one."""
-    kept = 1 - momentum
-    new_mean = new_var = None
-    if running_mean is not None:
-        new_mean = running_mean * kept + mean.detach() * momentum
-    if running_var is not None:
-        count = x.numel() // max(x.shape[1], 1)
-        var = torch.clamp(torch.pow(rstd.detach(), -2) - eps, min=0)
-        new_var = running_var * kept + var * (momentum * count / max(count - 1, 1))
-    return new_mean, new_var
-
-
-def functional_decompose(
-    x: Tensor,
-    weight: Any,
-    bias: Any,
-    running_mean: Tensor,
-    running_var: Tensor,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Any:
-    """As batch norm; the new running statistics are returned."""
-    if not training:
-        out = with_fixed_stats(x, weight, bias, running_mean, running_var, eps)
-        empty = x.new_empty(0)
-        return out, empty, empty.clone(), running_mean.clone(), running_var.clone()
-    out, mean, rstd = without_stats(x, weight, bias, True, momentum, eps)
-    new = updated(x, mean, rstd, running_mean, running_var, momentum, eps)
-    return out, mean, rstd, *new
-
-
-def cudnn_decompose(
-    x: Tensor,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Any:
-    """The same with a reserve for cudnn's own backward, which is not used."""
-    outs = torch.native_batch_norm(
-        x, weight, bias, running_mean, running_var, training, momentum, eps
-    )
-    return *outs, x.new_empty(0, dtype=torch.uint8)
-
-
-def with_training(args: tuple[Any, ...], training: bool) -> list[Any]:
-    """Insert the flag behind the weights and statistics."""
-    return [*args[:4], training, *args[4:]]
-
-
-def no_training_decompose(x: Tensor, *args: Any) -> Any:
-    """Batch norm with fixed statistics."""
-    return torch.native_batch_norm(x, *with_training(args, False))
-
-
-def with_update_decompose(x: Tensor, *args: Any) -> Any:
-    """Batch norm in training, with a reserve."""
-    return cudnn_decompose(x, *with_training(args, True))
-
-
-def with_update_functional_decompose(x: Tensor, *args: Any) -> Any:
-    """Batch norm in training, with a reserve; the new statistics are returned."""
-    *outs, mean, var = functional_decompose(x, *with_training(args, True))
-    return *outs, x.new_empty(0, dtype=torch.uint8), mean, var
-
-
-def no_update_decompose(
-    x: Tensor,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
-    momentum: float,
-    eps: float,
-) -> Any:
-    """Batch norm with fixed statistics, and a reserve."""
     stats = (running_mean, running_var)
-    return cudnn_decompose(x, weight, bias, *stats, False, momentum, eps)
+    if not training:
+        return with_fixed_stats(x, weight, bias, *stats, momentum, eps)
+    if running_mean is None:
+        return without_stats(x, weight, bias, True, momentum, eps)
+    *outs, mean, var = functional_decompose(
+        x, weight, bias, *stats, True, momentum, eps
+    )
+    running_mean.copy_(mean)
+    running_var.copy_(var)
+    return outs
+
+
+def reserved(decompose: Callable[..., Any], training: bool) -> Callable[..., Any]:
+    """Insert the flag behind the statistics, and a reserve for cudnn into the results.
+
+    The reserve is for cudnn's own backward, which is not used.
+    """
+
+    def with_reserve(x: Tensor, *args: Any) -> Any:
+        outs = decompose(x, *args[:4], training, *args[4:])
+        return *outs[:3], x.new_empty(0, dtype=torch.uint8), *outs[3:]
+
+    return with_reserve
+
+
+def cudnn_decompose(x: Tensor, *args: Any) -> Any:
+    """Batch norm whose flag is an argument, with a reserve."""
+    return *batch_norm_decompose(x, *args), x.new_empty(0, dtype=torch.uint8)
 
 
 def backward_batch(
@@ -370,42 +340,38 @@ def backward_decompose(
     mask: Any,
 ) -> Any:
     """The kernel in plain operators."""
-    layout = batch_layout(x)
-    if train:
-        channels = (x.shape[1],)
-        return backward_by_parts(layout, g, x, mean, rstd, weight, mask, channels)
-    operators = fixed_operators(x, weight, weight, running_mean, running_var, eps)
-    standard = (x - running_mean.reshape(layout.stats)) * torch.rsqrt(
-        running_var + eps
-    ).reshape(layout.stats)
-    return (
-        operators[0].apply_transpose((g, None, None)) if mask[0] else None,
-        layout.sum_affine(g * standard, (x.shape[1],)) if mask[1] else None,
-        layout.sum_affine(g, (x.shape[1],)) if mask[2] else None,
+    if not train:
+        mean, rstd = running_mean, torch.rsqrt(running_var + eps)
+    layout, shape = batch_layout(x), (x.shape[1],)
+    return backward_by_parts(
+        layout, g, x, mean, rstd, weight, mask, shape, fixed=not train
     )
 
 
 RECORDS = (
+    Record(without_stats, no_stats_batch, no_stats_linearize),
+    Record(with_fixed_stats, fixed_batch, fixed_linearize),
+    Record(backward, backward_batch, decompose=backward_decompose),
+    Record(
+        aten._native_batch_norm_legit_functional.default, decompose=functional_decompose
+    ),
     Record(
         aten.native_batch_norm.default,
         linearize=batch_norm_linearize,
         decompose=batch_norm_decompose,
     ),
-    Record(without_stats, no_stats_batch, no_stats_linearize),
-    Record(backward, backward_batch, decompose=backward_decompose),
-    Record(
-        aten._native_batch_norm_legit_functional.default, decompose=functional_decompose
-    ),
     Record(aten._native_batch_norm_legit.default, decompose=batch_norm_decompose),
+    Record(aten.cudnn_batch_norm.default, decompose=cudnn_decompose),
     Record(
-        aten._native_batch_norm_legit_no_training.default,
-        decompose=no_training_decompose,
+        aten._batch_norm_with_update.default,
+        decompose=reserved(batch_norm_decompose, True),
     ),
-    Record(aten._batch_norm_with_update.default, decompose=with_update_decompose),
     Record(
         aten._batch_norm_with_update_functional.default,
-        decompose=with_update_functional_decompose,
+        decompose=reserved(functional_decompose, True),
     ),
-    Record(aten._batch_norm_no_update.default, decompose=no_update_decompose),
-    Record(aten.cudnn_batch_norm.default, decompose=cudnn_decompose),
+    Record(
+        aten._batch_norm_no_update.default,
+        decompose=reserved(batch_norm_decompose, False),
+    ),
 )

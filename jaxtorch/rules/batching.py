@@ -36,6 +36,11 @@ def tracked(*values: Any) -> bool:
     )
 
 
+def are_plain(*values: Tensor) -> bool:
+    """Tell whether no value is a wrapper of an outer level."""
+    return all(type(v) in (Tensor, torch.nn.Parameter) for v in values)
+
+
 def to_front(value: Tensor, dim: int) -> Tensor:
     """Move the batch dim to the front."""
     return value if dim == 0 else value.movedim(dim, 0)

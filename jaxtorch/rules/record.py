@@ -26,7 +26,8 @@ class Record:
             a list of tensors); ``operators`` has at the wanted places the
             ``LinearOperator`` from that argument's tangent to the output's (a list for
             a list; a tuple of tangents where ``out`` is a tuple). Places that are not
-            wanted may hold anything; ``()`` says that the derivative is zero.
+            wanted may hold anything; ``()`` says that the derivative is zero. Where it
+            returns ``NotImplemented`` the call is decomposed.
         decompose: the same call written with other torch operators; of an op that
             writes into its arguments, with other in-place operators.
         share: of a random op, ``batch`` for one draw that all examples share; without

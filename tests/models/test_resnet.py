@@ -1,6 +1,7 @@
 """ResNet-18, narrow, with group normalization and with batch normalization."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from tests.models.checks import (
 
 WIDTH = 4
 CLASSES = 3
+SEVERAL = 33
 Norm = Callable[[int], nn.Module]
 
 
@@ -87,6 +89,31 @@ def test_batch_norm_that_evaluates(check: Callable[[Problem], None]) -> None:
     with torch.no_grad():
         module(torch.randn(8, 3, 16, 16, dtype=torch.float64))
     check(images(module.eval()))
+
+
+class Training(Problem):
+    """Each call starts from copies of the buffers, made inside the transforms."""
+
+    def copies(self) -> Params:
+        """Copy the buffers."""
+        return {name: value.clone() for name, value in self.module.named_buffers()}
+
+    def output(self, params: Params, x: Tensor) -> Any:
+        return jaxtorch.functional_call(self.module, (params, self.copies()), x)
+
+    def plain_output(self, params: Params, x: Tensor) -> Any:
+        return torch.func.functional_call(self.module, (params, self.copies()), x)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_batch_norm_that_trains_on_copies(check: Callable[[Problem], None]) -> None:
+    """The images are so large that one has several places in the last stage."""
+    module = resnet18(nn.BatchNorm2d)
+    inputs = torch.randn(3, 3, SEVERAL, SEVERAL, dtype=torch.float64)
+    targets = torch.randint(CLASSES, (3,))
+    kept = {name: value.clone() for name, value in module.named_buffers()}
+    check(Training(module, inputs, targets, F.cross_entropy, inputs[:1]))
+    compare(dict(module.named_buffers()), kept)
 
 
 def training() -> tuple[nn.Module, Params, Params, Tensor, Tensor]:
