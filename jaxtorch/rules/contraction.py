@@ -130,15 +130,22 @@ def _mm_adjoint_by_left(g: Tensor, a: Tensor) -> Tensor:
     return torch.mm(torch.t(a), g)
 
 
+def _mm_adjoint_by_left_in_columns(g: Tensor, a: Tensor) -> Tensor:
+    return torch.t(torch.mm(torch.t(g), a))
+
+
 def mm_linearize(wanted: Any, a: Tensor, b: Tensor) -> Any:
     """``d(AB) = dA B + A dB``."""
     return torch.mm(a, b), _mm_operators(wanted, a, b)
 
 
 def _mm_operators(wanted: Any, a: Tensor, b: Tensor) -> Any:
+    """A cotangent of b lies in memory as b does: a weight's gradient as the weight."""
+    in_columns = b.stride(0) == 1 and b.stride(1) != 1
+    adjoint = _mm_adjoint_by_left_in_columns if in_columns else _mm_adjoint_by_left
     return (
         wanted[0] and Contraction(torch.mm, _mm_adjoint_by_right, b),
-        wanted[1] and Contraction(_mm_by_left, _mm_adjoint_by_left, a),
+        wanted[1] and Contraction(_mm_by_left, adjoint, a),
     )
 
 
