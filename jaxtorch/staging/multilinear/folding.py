@@ -1,6 +1,7 @@
 """Folding: a part of a product that is the value of a node becomes that node."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from jaxtorch.staging.multilinear.form import (
     Atom,
@@ -14,7 +15,7 @@ from jaxtorch.staging.multilinear.form import (
 Binding = dict[Label, Label]
 
 
-def fold(term: Term, names: dict[object, Term]) -> Term:
+def fold(term: Term, names: Mapping[Any, Term]) -> Term:
     """Replace parts of a product by nodes that hold them, the earliest node first."""
     for node, meaning in names.items():
         while (folded := fold_one(term, node, meaning)) is not None:
@@ -37,7 +38,8 @@ def fold_one(term: Term, node: object, meaning: Term) -> Term | None:
         axes: Axes = tuple(
             tuple(binding[label] for label in axis) for axis in meaning.axes
         )
-        return Term(term.coef, (*rest, Atom(node, axes)), term.axes)
+        coef = term.coef / meaning.coef
+        return Term(coef, (*rest, Atom(node, axes)), term.axes)
     return None
 
 

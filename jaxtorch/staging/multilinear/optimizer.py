@@ -30,7 +30,14 @@ from jaxtorch.staging.multilinear.form import (
 )
 from jaxtorch.staging.multilinear.lowering import Lowering
 from jaxtorch.staging.multilinear.operators import TABLES, is_atom
-from jaxtorch.staging.multilinear.planning import Leaf, Planner, Tree, bits, trees_in
+from jaxtorch.staging.multilinear.planning import (
+    MOST_FACTORS,
+    Leaf,
+    Planner,
+    Tree,
+    bits,
+    trees_in,
+)
 from jaxtorch.staging.multilinear.reading import ORDER, PATHS, Policy, Reader
 from jaxtorch.staging.rewriting import emit, shape_of
 
@@ -39,6 +46,8 @@ GAIN = 0.97
 """A form is taken where it costs less than this share of the calls as written."""
 LEAST_GAIN = 1.0
 """And where it saves as many microseconds."""
+WORTH_REPEATING = 0.9
+"""The values of other nodes are used unless doing without costs less than this."""
 
 
 class Planned(NamedTuple):
@@ -51,7 +60,7 @@ class Planned(NamedTuple):
 def optimize(graph: fx.Graph) -> list[str]:
     """Rewrite a graph where its normal form is cheaper; say what was rewritten."""
     plans = Plans(graph, ORDER)
-    if plans.reader.structured:
+    if plans.reader.sums:
         other = Plans(graph, PATHS)
         if other.cost() < plans.cost():
             plans = other
@@ -122,7 +131,8 @@ class Plans:
         form = self.reader.meanings.get(node) or self.reader.forms.get(node)
         if form is None or node.op != "call_function":
             return None
-        if all(self.is_read(user) for user in node.users) and not self.is_kept(node):
+        wanted = self.is_kept(node) or node in self.reader.names
+        if not wanted and all(self.is_read(user) for user in node.users):
             return None
         if is_atom(form) and form[0].coef == 1:
             source = form[0].atoms[0].source
@@ -143,32 +153,37 @@ class Plans:
         """Plan the terms of a form; return them with all that they need."""
         planner = self.planner(node)
         planned, mask = [], 0
+        total = 0.0
         for term in form:
-            term = fold(term, self.names_before(node))
-            best, need = self.plan_term(planner, term, node)
+            best, need = self.plan_term(planner, term, node, mask)
             planned.append(best)
             mask |= need
-        total = 0.0
-        for term, _ in planned:
-            sizes = assembly_sizes(term)
-            steps = [*sizes, *([elements_of(term)] if len(form) > 1 else [])]
-            for size in steps:
+            sizes = assembly_sizes(best.term)
+            for size in [*sizes, *([elements_of(term)] if len(form) > 1 else [])]:
                 total += planner.machine.call
                 total += 3 * size * planner.itemsize / planner.machine.bytes
         return planned, mask | self.item(("assembly", node), total)
 
-    def names_before(self, node: fx.Node) -> dict[Any, Term]:
-        """Return the nodes that have been decided, with what they mean."""
-        return {
-            n: t
-            for n, t in self.reader.names.items()
-            if n in self.needs and n is not node
-        }
-
     def plan_term(
-        self, planner: Planner, term: Term, node: fx.Node
+        self, planner: Planner, term: Term, node: fx.Node, given: int
     ) -> tuple[Planned, int]:
-        """Plan one term; return it with all that it needs."""
+        """Plan one term, with and without the values of other nodes.
+
+        What is ``given`` costs nothing more.
+        """
+        names = {n: t for n, t in self.reader.names.items() if n in self.needs}
+        names.pop(node, None)
+        folded = fold(term, names)
+        plan = self.plan_product(planner, folded)
+        if folded is term or len(term.atoms) > MOST_FACTORS:
+            return plan
+        other = self.plan_product(planner, term)
+        if self.cost(other[1] | given) < WORTH_REPEATING * self.cost(plan[1] | given):
+            return other
+        return plan
+
+    def plan_product(self, planner: Planner, term: Term) -> tuple[Planned, int]:
+        """Plan the core of one term; return it with all that it needs."""
         mask = 0
         for factor in term.factors:
             if isinstance(factor, OneHot):

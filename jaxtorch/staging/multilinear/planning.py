@@ -4,10 +4,11 @@ Exact dynamic programming over connected sub-products, where a sub-product that 
 twice is paid for once; opt_einsum's greedy order where there are too many of them.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import opt_einsum  # type: ignore[import-untyped]  # it has no stubs
 
@@ -152,14 +153,12 @@ class Planner:
         )
 
 
-def total(trees: Iterable[Tree]) -> float:
-    """Return the cost of trees in which equal sub-products are computed once."""
-    costs = {tree.key: tree.cost for root in trees for tree in trees_in(root)}
-    return sum(costs.values())
-
-
 class Network:
-    """The tensors of one product as sets of bits: bit ``i`` is tensor ``i``."""
+    """The tensors of one product as sets of bits: bit ``i`` is tensor ``i``.
+
+    A sub-product that may occur twice, because every source of it does, is a twin: its
+    cost is kept under its key and counted once.
+    """
 
     def __init__(
         self, planner: Planner, atoms: Sequence[Atom], opened: set[Label]
@@ -167,18 +166,31 @@ class Network:
         self.planner = planner
         self.atoms = list(atoms)
         self.opened = opened
+        self.labels = [frozenset(labels_in(atom)) for atom in self.atoms]
         self.having: dict[Label, int] = {}
-        for i, atom in enumerate(self.atoms):
-            for label in labels_in(atom):
+        for i, labels in enumerate(self.labels):
+            for label in labels:
                 self.having[label] = self.having.get(label, 0) | 1 << i
-        self.labels = [set(labels_in(atom)) for atom in self.atoms]
+        sources = [planner.number(atom.source) for atom in self.atoms]
+        self.copies = Counter(sources)
+        self.sources = sources
+        self.open: dict[int, frozenset[Label]] = {}
+        self.sizes: dict[frozenset[Label], int] = {}
 
-    def open_in(self, mask: int) -> set[Label]:
+    def open_in(self, mask: int) -> frozenset[Label]:
         """Return the labels that a sub-product must keep."""
-        labels: set[Label] = set()
-        for i in bits(mask):
-            labels |= self.labels[i]
-        return {x for x in labels if x in self.opened or self.having[x] & ~mask}
+        if mask not in self.open:
+            labels = frozenset().union(*[self.labels[i] for i in bits(mask)])
+            self.open[mask] = frozenset(
+                x for x in labels if x in self.opened or self.having[x] & ~mask
+            )
+        return self.open[mask]
+
+    def size(self, labels: frozenset[Label]) -> int:
+        """Return how many elements labels run over."""
+        if labels not in self.sizes:
+            self.sizes[labels] = size_of(labels)
+        return self.sizes[labels]
 
     @cached_property
     def neighbours(self) -> list[int]:
@@ -211,70 +223,110 @@ class Network:
             grown |= self.neighbours[i]
         return grown
 
+    def twin(self, mask: int) -> Key | None:
+        """Return the key of a sub-product that may occur twice."""
+        used = Counter(self.sources[i] for i in bits(mask))
+        if any(2 * count > self.copies[source] for source, count in used.items()):
+            return None
+        atoms = [self.atoms[i] for i in bits(mask)]
+        return self.planner.canonical(atoms, set(self.open_in(mask)))[0]
+
     def best(self, mask: int) -> Tree:
         """Return the cheapest tree for a connected set of tensors."""
         places = list(bits(mask))
-        trees: dict[int, Tree] = {
-            1 << i: self.planner.leaf(self.atoms[i], self.open_in(1 << i))
-            for i in places
-        }
         if len(places) <= MOST_FACTORS:
-            by_size: list[list[int]] = [[], [1 << i for i in places]]
-            subsets = len(places)
-            for size in range(2, len(places) + 1):
-                by_size.append(self.grow(by_size, size, trees))
-                subsets += len(by_size[-1])
-                if subsets > MOST_SUBSETS:
-                    break
-            if mask in trees:
-                return trees[mask]
-        return self.greedy(places, trees)
+            splits = self.search(places)
+            if mask in splits:
+                return self.tree(mask, splits)
+        return self.greedy(places)
 
-    def grow(
-        self, by_size: list[list[int]], size: int, trees: dict[int, Tree]
-    ) -> list[int]:
-        """Find the cheapest tree for every connected set of ``size`` tensors."""
-        chosen: dict[int, tuple[float, int, int, list[Label]]] = {}
-        near = {m: self.reach(m) for level in by_size for m in level}
-        totals = {m: total([trees[m]]) for m in near}
+    def tree(self, mask: int, splits: dict[int, tuple[int, int]]) -> Tree:
+        """Build the tree of a set of tensors from how each set is split."""
+        if mask not in splits:
+            atom = self.atoms[mask.bit_length() - 1]
+            return self.planner.leaf(atom, set(self.open_in(mask)))
+        left, right = splits[mask]
+        return self.planner.join(
+            self.tree(left, splits), self.tree(right, splits), set(self.open_in(mask))
+        )
+
+    def search(self, places: list[int]) -> dict[int, tuple[int, int]]:
+        """Find the cheapest split of every connected set of tensors."""
+        spent: dict[int, Spent] = {1 << i: Spent(0.0, {}) for i in places}
+        splits: dict[int, tuple[int, int]] = {}
+        by_size = [[], list(spent)]
+        for size in range(2, len(places) + 1):
+            found: dict[int, tuple[float, int, int]] = {}
+            for a, b in self.pairs(by_size, size):
+                cost = self.product(a, b) + spent[a].with_other(spent[b])
+                if a | b not in found or cost < found[a | b][0]:
+                    found[a | b] = cost, a, b
+            for both, (_, a, b) in found.items():
+                splits[both] = a, b
+                spent[both] = spent[a].plus(
+                    spent[b], self.product(a, b), self.twin(both)
+                )
+            by_size.append(list(found))
+            if len(spent) > MOST_SUBSETS:
+                break
+        return splits
+
+    def pairs(self, by_size: list[list[int]], size: int) -> Iterable[tuple[int, int]]:
+        """Yield pairs of disjoint neighbouring sets that have ``size`` tensors."""
         for small in range(1, size // 2 + 1):
             for a in by_size[small]:
+                near = self.reach(a)
                 for b in by_size[size - small]:
-                    if a & b or not near[a] & b:
-                        continue
-                    both = a | b
-                    order = list(self.open_in(both))
-                    cost = self.planner.cost(trees[a], trees[b], order)
-                    cost += self.shared_total(trees[a], trees[b], totals[a] + totals[b])
-                    if both not in chosen or cost < chosen[both][0]:
-                        chosen[both] = cost, a, b, order
-        for both, (_, a, b, _) in chosen.items():
-            trees[both] = self.planner.join(trees[a], trees[b], self.open_in(both))
-        return list(chosen)
+                    if not a & b and near & b and (2 * small < size or a < b):
+                        yield a, b
 
-    def shared_total(self, left: Tree, right: Tree, separately: float) -> float:
-        """Return the cost of two trees, equal parts once."""
-        if not (isinstance(left, Product) and isinstance(right, Product)):
-            return separately
-        return total([left, right])
+    def product(self, a: int, b: int) -> float:
+        """Return the cost of multiplying two sub-products."""
+        left, right = self.open_in(a), self.open_in(b)
+        return product_cost(
+            self.planner.machine,
+            self.size(left),
+            self.size(right),
+            self.size(self.open_in(a | b)),
+            self.size(left | right),
+            self.planner.itemsize,
+        )
 
-    def greedy(self, places: list[int], trees: dict[int, Tree]) -> Tree:
+    def greedy(self, places: list[int]) -> Tree:
         """Return the tree of opt_einsum's greedy order."""
-        leaves = [trees[1 << i] for i in places]
-        mask = sum(1 << i for i in places)
-        inputs = [frozenset(leaf.order) for leaf in leaves]
+        masks = [1 << i for i in places]
+        inputs = [self.open_in(mask) for mask in masks]
         sizes = {x: x.size for labels in inputs for x in labels}
-        path = opt_einsum.paths.greedy(inputs, frozenset(self.open_in(mask)), sizes)
-        work: list[tuple[int, Tree]] = [
-            (1 << i, leaf) for i, leaf in zip(places, leaves, strict=True)
-        ]
-        for pair in path:
-            (m1, first), *rest = [work.pop(i) for i in sorted(pair, reverse=True)]
-            for m2, other in rest:
-                m1 |= m2
-                first = self.planner.join(first, other, self.open_in(m1))
-            work.append((m1, first))
-        return work[0][1]
+        output = self.open_in(sum(masks))
+        splits = {}
+        for pair in opt_einsum.paths.greedy(inputs, output, sizes):
+            mask, *rest = [masks.pop(i) for i in sorted(pair, reverse=True)]
+            for other in rest:
+                splits[mask | other] = mask, other
+                mask |= other
+            masks.append(mask)
+        return self.tree(masks[0], splits)
+
+
+class Spent(NamedTuple):
+    """The cost of a sub-product: what is paid once, and what twins may share."""
+
+    alone: float
+    twins: dict[Key, float]
+
+    def with_other(self, other: "Spent") -> float:
+        """Return the cost of two sub-products, what they share counted once."""
+        if not self.twins and not other.twins:
+            return self.alone + other.alone
+        return self.alone + other.alone + sum({**self.twins, **other.twins}.values())
+
+    def plus(self, other: "Spent", cost: float, key: Key | None) -> "Spent":
+        """Return the cost of the product of two sub-products."""
+        twins = {**self.twins, **other.twins}
+        alone = self.alone + other.alone
+        if key is None:
+            return Spent(alone + cost, twins)
+        return Spent(alone, {**twins, key: cost})
 
 
 def bits(mask: int) -> Iterable[int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch.staging.multilinear.algebra import contract
+from jaxtorch.staging.multilinear.folding import fold
 from jaxtorch.staging.multilinear.form import (
     Form,
     OpaqueError,
@@ -20,7 +21,7 @@ from jaxtorch.staging.multilinear.form import (
 
 FLOATING = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
 MOST_TERMS = 16
-LONGEST_TERM = 24
+LONGEST_TERM = 40
 
 Reading = Callable[["Reader", fx.Node], Form]
 
@@ -48,7 +49,7 @@ class Policy:
 
 ORDER = Policy(chain=10, sums=False)
 """Keep chains: finds the best order of the contractions."""
-PATHS = Policy(chain=2, sums=True)
+PATHS = Policy(chain=LONGEST_TERM, sums=True)
 """Keep sums: finds what the paths of a derivative share."""
 
 
@@ -57,9 +58,9 @@ class Reader:
 
     Attributes:
         forms: the form of each node with a floating-point tensor.
-        names: nodes that were kept, with the product of tensors that each is.
+        names: the contractions among the nodes, with the product that each is.
         meanings: the forms of the nodes that were kept.
-        structured: whether an indicator was met.
+        sums: whether sums were computed that another policy keeps apart.
     """
 
     def __init__(self, graph: fx.Graph, policy: Policy, tables: "Tables") -> None:
@@ -68,7 +69,7 @@ class Reader:
         self.forms: dict[fx.Node, Form] = {}
         self.names: dict[fx.Node, Term] = {}
         self.meanings: dict[fx.Node, Form] = {}
-        self.structured = False
+        self.sums = False
         for node in graph.nodes:
             if isinstance(node.meta.get("val"), Tensor):
                 self.forms[node] = self.read(node)
@@ -106,8 +107,6 @@ class Reader:
 
     def computed(self, node: Any, form: Form) -> Form:
         """Return a node's value as one tensor, remembering what it is."""
-        if len(form) == 1 and form[0].is_dense and form[0].coef == 1:
-            self.names.setdefault(node, form[0])
         self.meanings.setdefault(node, form)
         self.forms[node] = self.atom(node)
         return self.forms[node]
@@ -120,13 +119,15 @@ class Reader:
         for term in form:
             if len(term.factors) > LONGEST_TERM:
                 return self.atom(node)
-            self.structured |= not term.is_dense
         if len(form) > 1:
-            dense = all(is_unstructured(term) for term in form)
-            return self.computed(node, form) if dense and not self.policy.sums else form
+            if self.policy.sums or not all(map(is_unstructured, form)):
+                return form
+            self.sums |= any(is_contraction(t) and len(t.factors) > 2 for t in form)
+            return self.computed(node, form)
         if form and is_pointwise(form[0]):
             return self.computed(node, form)
         if form and is_contraction(form[0]) and is_unstructured(form[0]):
+            self.names[node] = fold(form[0], self.names)
             if len(form[0].factors) > self.policy.chain:
                 return self.computed(node, form)
         return form
