@@ -429,10 +429,10 @@ def test_missing_derivative_names_the_operator_and_the_folder() -> None:
     library.define("opaque(Tensor x) -> Tensor")
     library.impl("opaque", lambda x: x.clone(), "CPU")
     opaque = torch.ops.jaxtorch_test_missing.opaque
-    for call in (
-        lambda: grad(lambda x: opaque(x).sum())(V),
-        lambda: jvp(opaque, (V,), (V,)),
-        lambda: vmap(grad(lambda x: opaque(x).sum()))(X),
+    for where, call in (
+        ("grad, level 1:", lambda: grad(lambda x: opaque(x).sum())(V)),
+        ("jvp, level 1:", lambda: jvp(opaque, (V,), (V,))),
+        ("grad, level 2:", lambda: vmap(grad(lambda x: opaque(x).sum()))(X)),
     ):
         with (
             warnings.catch_warnings(),
@@ -441,8 +441,22 @@ def test_missing_derivative_names_the_operator_and_the_folder() -> None:
             warnings.simplefilter("ignore")
             call()
         assert isinstance(caught.value, NotImplementedError)
+        assert str(caught.value).startswith(where)
         assert "opaque" in str(caught.value)
         assert "jaxtorch/rules/" in str(caught.value)
+    assert STATE.levels == []
+
+
+@pytest.mark.parametrize("transform", [vmap, grad, lambda f: vmap(grad(f))])
+def test_an_operator_that_reads_a_storage_in_cpp(transform: Any) -> None:
+    def func(x: Tensor) -> Tensor:
+        return torch.tensor_split(x, torch.tensor([1]), -1)[1].sum()
+
+    x = X if transform is vmap else torch.stack([X, X])
+    with torch.no_grad():
+        with pytest.raises(errors.UsageError, match="list of ints"):
+            transform(func)(x)
+        assert not torch.is_grad_enabled()
     assert STATE.levels == []
 
 

@@ -52,7 +52,7 @@ def decompose_or_raise(
     """Decompose a call whose keyword arguments are differentiated; no rule does it."""
     out = decompose(level, primitive, args, kwargs)
     if out is NotImplemented:
-        raise missing_derivative(primitive, level.transform)
+        raise missing_derivative(primitive, level)
     return out
 
 
@@ -81,11 +81,11 @@ _open = Open()
 UNUSED_DECOMPOSITIONS: set[Any] = set()
 
 
-def missing_derivative(primitive: Primitive, transform: str) -> MissingRuleError:
+def missing_derivative(primitive: Primitive, level: Any) -> MissingRuleError:
     """Return the error for an overload that has no derivative."""
     return MissingRuleError(
         explain(
-            transform,
+            f"{level.transform}, level {level.depth}",
             f"no derivative is known for {primitive.overload}.",
             "add a record with linearize= or decompose= to "
             f"{likely_file(primitive.overload)} ({GUIDE})",

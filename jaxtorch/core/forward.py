@@ -160,7 +160,7 @@ class ForwardLevel(Level):
             return out
         out = run_primals(tracked, primitive.overload, values, kwargs)
         if has_derivative(out):
-            raise fallback.missing_derivative(primitive, self.transform)
+            raise fallback.missing_derivative(primitive, self)
         return self.wrap_output(out, None)
 
     def depends(self, arg: Any) -> bool:

@@ -35,6 +35,8 @@ from jaxtorch.errors import MutationError, RandomnessError, UsageError, explain
 DEAD = 1 << 60
 FRONT = DEAD - 1
 """The depth of what stands inside of every transform."""
+UNALLOCATED = "its data is not allocated yet"
+"""What PyTorch says of a tensor without a storage."""
 make_wrapper = Tensor._make_wrapper_subclass
 
 # PyTorch reads the number of a 0-dim index, as in x[i], unless the index has this key;
@@ -157,6 +159,16 @@ class Level:
             torch._C._pop_torch_dispatch_stack(None)
             torch._C._dispatch_tls_set_dispatch_key_excluded(INDEX_KEY, STATE.shut)
             hooks.drop()
+        if kind is RuntimeError and UNALLOCATED in str(error):
+            raise UsageError(
+                explain(
+                    self.transform,
+                    "an operator read the numbers of a tensor of this transform in "
+                    "C++, where it has none; tensor_split with a tensor of indices, "
+                    "made inside the function, does.",
+                    "pass Python numbers (a list of ints), or a tensor made outside",
+                )
+            ) from error
 
     def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
         """Run one primitive whose arguments may be wrappers of this level."""
@@ -436,8 +448,8 @@ def dispatch_mutation(
                 f"the in-place operation {func} writes a value of this transform into "
                 "a tensor that was captured from outside the function.",
                 "write into a copy made inside the function (x = x.clone()), or return "
-                "the new value; for the statistics of a batch norm take model.eval() or "
-                "replace_all_batch_norm_modules_(model)",
+                "the new value; for the statistics of a batch norm take model.eval() "
+                "or replace_all_batch_norm_modules_(model)",
             )
         )
     if primitive.functional is None or resizes(primitive):

@@ -7,7 +7,7 @@ import torch
 from torch._ops import OpOverload
 
 from jaxtorch.rules.record import Record
-from jaxtorch.rules.table import TABLE
+from jaxtorch.rules.table import record_of
 
 
 class Kind(enum.IntEnum):
@@ -137,7 +137,7 @@ def primitive_of(overload: OpOverload) -> Primitive:
     """Return the primitive of ``overload``, made at its first use."""
     primitive = PRIMITIVES.get(overload)
     if primitive is None:
-        primitive = Primitive(overload, TABLE.get(overload))
+        primitive = Primitive(overload, record_of(overload))
         PRIMITIVES[overload] = primitive
     return primitive
 

@@ -122,9 +122,9 @@ class ReverseLevel(Level):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        super().__exit__(kind, error, trace)
         if torch.is_grad_enabled() is not self.outer_grad_mode:
             torch._C._set_grad_enabled(self.outer_grad_mode)
+        super().__exit__(kind, error, trace)
 
     def lift(self, out: Any) -> Any:
         return self.wrap_constant(out)
@@ -193,7 +193,7 @@ class ReverseLevel(Level):
             return out
         out = run_primals(tracked, primitive.overload, values, kwargs)
         if has_derivative(out):
-            raise fallback.missing_derivative(primitive, self.transform)
+            raise fallback.missing_derivative(primitive, self)
         return self.wrap_constant(out)
 
     def decompose(

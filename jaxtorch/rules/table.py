@@ -23,6 +23,7 @@ from jaxtorch.rules import (
     elementary,
     embedding,
     factorization,
+    foreach,
     grid,
     histogram,
     indexing,
@@ -114,3 +115,8 @@ def build_table(families: Iterable[Iterable[Record]]) -> dict[OpOverload, Record
 
 
 TABLE = build_table(FAMILIES.values())
+
+
+def record_of(overload: OpOverload) -> Record | None:
+    """Return the record of an overload, None if it has none."""
+    return TABLE.get(overload) or foreach.record_of(overload)
