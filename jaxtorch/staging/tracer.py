@@ -165,8 +165,10 @@ class TraceLevel(Level):
         if STATE.mode is not self.outer_mode:
             torch._C._pop_torch_dispatch_stack(None)
             STATE.mode = self.outer_mode
-        super().__exit__(kind, error, trace)
-        self.mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        try:
+            super().__exit__(kind, error, trace)
+        finally:
+            self.mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def note_lost_history(self, old: fx.Node) -> None:
         """Note that a write kept the derivative of a value, which no graph can say.
