@@ -3,9 +3,19 @@
 Importing it defines the operators ``torch.ops.jaxtorch.*``; ``OPERATORS`` lists them.
 """
 
-from jaxtorch.kernels import dot, per_sample
+from jaxtorch.kernels import (
+    dot,
+    per_sample,
+    per_sample_convolution,
+    per_sample_norm,
+)
 from jaxtorch.kernels.operator import OPERATORS, PLAIN
 
-FAMILIES = {"dot": dot, "per_sample": per_sample}
+FAMILIES = {
+    "dot": dot,
+    "per_sample": per_sample,
+    "per_sample_convolution": per_sample_convolution,
+    "per_sample_norm": per_sample_norm,
+}
 
 __all__ = ["FAMILIES", "OPERATORS", "PLAIN"]

@@ -6,9 +6,13 @@ import torch
 from torch import Tensor
 
 from jaxtorch.linear.contraction import Contraction
+from jaxtorch.linear.operator import General
 from jaxtorch.rules.batching import to_front
 from jaxtorch.rules.fast import KERNELS
 from jaxtorch.rules.record import Record
+
+weight: Any = KERNELS.per_sample_weight.default
+weighted_sum: Any = KERNELS.per_sample_weighted_sum.default
 
 # per_sample_weight: G[b] = sum_t g[b, t] a[b, t]^T
 
@@ -28,13 +32,7 @@ def per_sample_weight_batch(size: int, dims: Any, a: Tensor, g: Tensor) -> Any:
     return torch.unflatten(out, 0, a.shape[:2]), 0
 
 
-def weight(a: Tensor, g: Tensor) -> Tensor:
-    """Call the operator."""
-    out: Tensor = KERNELS.per_sample_weight.default(a, g)
-    return out
-
-
-def _weight_by_activations(t: Tensor, a: Tensor) -> Tensor:
+def _weight_by_activations(t: Tensor, a: Tensor) -> Any:
     return weight(a, t)
 
 
@@ -42,11 +40,65 @@ def _adjoint_by_activations(c: Tensor, a: Tensor) -> Tensor:
     return torch.bmm(a, c.mT)
 
 
+def _adjoint_by_cotangents(c: Tensor, g: Tensor) -> Tensor:
+    return torch.bmm(g, c)
+
+
 def per_sample_weight_linearize(wanted: Any, a: Tensor, g: Tensor) -> Any:
-    """``dG = sum_t dg a^T + g da^T``; the adjoints are ``C a`` and ``C^T g``."""
+    """``dG = sum_t dg a^T + g da^T``; the adjoints are ``g C`` and ``a C^T``."""
     return weight(a, g), (
-        wanted[0] and Contraction(weight, lambda c, g: torch.bmm(g, c), g),
+        wanted[0] and Contraction(weight, _adjoint_by_cotangents, g),
         wanted[1] and Contraction(_weight_by_activations, _adjoint_by_activations, a),
+    )
+
+
+# per_sample_weighted_sum: sum_b s[b] G[b]
+
+
+def per_sample_weighted_sum_batch(
+    size: int, dims: Any, a: Tensor, g: Tensor, s: Tensor
+) -> Any:
+    """Fold the batch into the features of one operand, or multiply batches."""
+    if dims[1] is None and dims[2] is None:
+        wide = a.movedim(dims[0], 2)
+        out = weighted_sum(wide.flatten(2), g, s)
+        return torch.unflatten(out, 1, wide.shape[2:]), 1
+    if dims[0] is None and dims[2] is None:
+        wide = g.movedim(dims[1], 2)
+        out = weighted_sum(a, wide.flatten(2), s)
+        return torch.unflatten(out, 0, wide.shape[2:]), 0
+    g = g if dims[1] is None else to_front(g, dims[1])
+    s = s if dims[2] is None else to_front(s, dims[2])
+    g = (g * s[..., None, None]).to(g.dtype)
+    if dims[0] is None:
+        wide = g.movedim(0, 2)
+        out = torch.mm(wide.flatten(2).flatten(0, 1).mT, a.flatten(0, 1))
+        return torch.unflatten(out, 0, wide.shape[2:]), 0
+    a = to_front(a, dims[0])
+    return torch.bmm(g.flatten(1, 2).mT, a.flatten(1, 2)), 0
+
+
+def per_sample_weighted_sum_linearize(
+    wanted: Any, a: Tensor, g: Tensor, s: Tensor
+) -> Any:
+    """``S = sum_b s g^T a`` is linear in each; its adjoints are products with C."""
+
+    def scaled(x: Tensor) -> Tensor:
+        return (x * s[:, None, None]).to(x.dtype)
+
+    def to_weights(c: Tensor) -> Tensor:
+        return torch.sum(torch.matmul(a, c.mT) * g, (1, 2)).to(s.dtype)
+
+    return weighted_sum(a, g, s), (
+        wanted[0]
+        and General(
+            lambda t: weighted_sum(t, g, s), lambda c: scaled(torch.matmul(g, c))
+        ),
+        wanted[1]
+        and General(
+            lambda t: weighted_sum(a, t, s), lambda c: scaled(torch.matmul(a, c.mT))
+        ),
+        wanted[2] and General(lambda t: weighted_sum(a, g, t), to_weights),
     )
 
 
@@ -55,5 +107,10 @@ RECORDS = (
         KERNELS.per_sample_weight.default,
         per_sample_weight_batch,
         per_sample_weight_linearize,
+    ),
+    Record(
+        KERNELS.per_sample_weighted_sum.default,
+        per_sample_weighted_sum_batch,
+        per_sample_weighted_sum_linearize,
     ),
 )

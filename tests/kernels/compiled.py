@@ -1,7 +1,7 @@
 """Kernels compiled without a GPU, and what their machine code holds.
 
-    python -m tests.kernels.compiled per_sample --write   writes compiled/per_sample.json
-    python -m tests.kernels.compiled per_sample           prints it
+    python -m tests.kernels.compiled per_sample --write  # compiled/per_sample.json
+    python -m tests.kernels.compiled per_sample          # prints it
 
 Launchers run on meta tensors; what they launch is compiled for each target in place of
 being run, specialized exactly as it would be. Must run without ``TRITON_INTERPRET``.
