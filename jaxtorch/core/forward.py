@@ -76,9 +76,12 @@ def wrap(level: "ForwardLevel", value: Tensor, tangent: Tensor | None) -> DualTe
     return out
 
 
-def push(rule: Any, sources: list[Any], values: list[Any], kwargs: Any) -> Any:
+def push(record: Any, sources: list[Any], values: list[Any], kwargs: Any) -> Any:
     """Run a rule and push the tangents in ``sources`` through its operators."""
-    result = rule(sources, *values, **kwargs)
+    if record.push is not None:
+        tangents = [None if source is None else source[0] for source in sources]
+        return record.push(tangents, *values, **kwargs)
+    result = record.linearize(sources, *values, **kwargs)
     if result is NotImplemented:
         return result, None
     out, operators = result
@@ -129,17 +132,16 @@ class ForwardLevel(Level):
             if any(self.depends(v) for v in kwargs.values()):
                 return fallback.decompose_or_raise(self, primitive, args, kwargs)
             kwargs = {k: self.constant(v) for k, v in kwargs.items()}
-        rule = primitive.linearize
         if not wanted:
             out = run_primals(tracked, primitive.overload, values, kwargs)
             return self.wrap_output(out, None)
-        if rule is None:
+        if primitive.linearize is None:
             return self.without_rule(tracked, primitive, values, args, kwargs)
         if torch.is_grad_enabled() and (tracked or any_tracked(sources)):
             with tracked_by_autograd():
-                out, tangents = push(rule, sources, values, kwargs)
+                out, tangents = push(primitive.record, sources, values, kwargs)
         else:
-            out, tangents = push(rule, sources, values, kwargs)
+            out, tangents = push(primitive.record, sources, values, kwargs)
         if isinstance(out, Tensor):
             return wrap(self, out, tangents if has_derivative(out) else None)
         if out is NotImplemented:
