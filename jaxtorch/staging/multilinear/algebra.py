@@ -11,6 +11,7 @@ from jaxtorch.staging.multilinear.form import (
     OpaqueError,
     Term,
     Window,
+    delta,
     fresh,
     labels_of,
     renamed,
@@ -145,7 +146,7 @@ def diag_embedded(form: Form, dim1: int, dim2: int) -> Form:
         axes = list(term.axes[:-1])
         for dim, axis in sorted([(dim1, last), (dim2, copy)], key=lambda p: p[0]):
             axes.insert(dim, axis)
-        deltas = tuple(Window(a, b) for a, b in zip(last, copy, strict=True))
+        deltas = tuple(delta(a, b) for a, b in zip(last, copy, strict=True))
         return Term(term.coef, term.factors + deltas, tuple(axes))
 
     return each(form, put)
@@ -167,7 +168,7 @@ def windowed(form: Form, dim: int, start: int, size: int) -> Form:
         axes = (*term.axes[:dim], axis, *term.axes[dim + 1 :])
         if label not in labels_of(term.factors):
             return Term(term.coef, term.factors, axes)
-        return Term(term.coef, (*term.factors, Window(label, small, start)), axes)
+        return Term(term.coef, (*term.factors, Window(label, axis, start)), axes)
 
     return each(form, take)
 
@@ -181,7 +182,7 @@ def leading_part(term: Term, dim: int, start: int, size: int) -> Term:
     small = Label(size // block)
     axis = ((small,) if small.size > 1 else ()) + tuple(inner)
     axes = (*term.axes[:dim], axis, *term.axes[dim + 1 :])
-    window = Window(first, small, start // block)
+    window = Window(first, (small,) if small.size > 1 else (), start // block)
     return Term(term.coef, (*term.factors, window), axes)
 
 
@@ -189,13 +190,10 @@ def placed(form: Form, dim: int, start: int, size: int) -> Form:
     """Put an axis into a longer one of ``size`` that is zero elsewhere."""
 
     def put(term: Term) -> Term:
-        axis = term.axes[dim]
-        if len(axis) > 1:
-            raise OpaqueError
-        small = axis[0] if axis else Label(1)
         big = Label(size)
         axes = (*term.axes[:dim], (big,), *term.axes[dim + 1 :])
-        return Term(term.coef, (*term.factors, Window(big, small, start)), axes)
+        window = Window(big, term.axes[dim], start)
+        return Term(term.coef, (*term.factors, window), axes)
 
     return each(form, put)
 

@@ -35,7 +35,7 @@ def placed_labels(term: Term) -> set[Label]:
     found = set()
     for factor in term.factors:
         if isinstance(factor, Window):
-            found.add(factor.small if factor.is_delta else factor.big)
+            found.add(factor.small[0] if factor.is_delta else factor.big)
         elif isinstance(factor, OneHot):
             found.add(factor.label)
     return found
@@ -106,9 +106,7 @@ class Assembler:
         shape = [
             size_of(axis) if all(x in labels for x in axis) else 1 for axis in term.axes
         ]
-        if shape_of(node) == shape:
-            return node
-        return emit(self.before, aten.view.default, node, shape)
+        return self.viewed(node, shape)
 
     def grown(
         self, node: fx.Node, labels: Sequence[Label], order: Sequence[Label]
@@ -125,20 +123,30 @@ class Assembler:
     ) -> tuple[fx.Node, list[Label]]:
         """Apply one window: a diagonal, zeros around, or both."""
         big, small = window.big, window.small
-        given = big if window.is_delta else small
-        order = [x for x in labels if x is not given] + [given]
-        node = self.grown(node, labels, order)
         if window.is_delta:
+            order = [*[x for x in labels if x is not big], big]
+            node = self.grown(node, labels, order)
+            return emit(self.before, aten.diag_embed.default, node), [*order, *small]
+        rest = [x for x in labels if x not in small]
+        node = self.grown(node, labels, [*rest, *small])
+        sizes = [x.size for x in rest]
+        length = size_of(small)
+        node = self.viewed(node, [*sizes, length])
+        free_too = [x for x in small if x in free]
+        if free_too:
+            if len(free_too) < len(small):
+                raise OpaqueError
             node = emit(self.before, aten.diag_embed.default, node)
-            return node, [*order, small]
-        if small in free:
-            node = emit(self.before, aten.diag_embed.default, node)
-            order.append(big)
-        else:
-            order[-1] = big
-        pad = [window.offset, big.size - window.offset - small.size]
+        pad = [window.offset, big.size - window.offset - length]
         node = emit(self.before, aten.constant_pad_nd.default, node, pad, 0)
-        return node, order
+        order = [*rest, *free_too, big]
+        return self.viewed(node, [x.size for x in order]), order
+
+    def viewed(self, node: fx.Node, shape: list[int]) -> fx.Node:
+        """View with a shape."""
+        if shape_of(node) == shape:
+            return node
+        return emit(self.before, aten.view.default, node, shape)
 
     def scatter(
         self, node: fx.Node, labels: list[Label], term: Term

@@ -52,13 +52,18 @@ class Window:
     """One where ``big == small + offset``, else zero; with equal sizes, a delta."""
 
     big: Label
-    small: Label
+    small: Axis
     offset: int = 0
 
     @property
     def is_delta(self) -> bool:
-        """Tell whether both labels run over the same numbers."""
-        return self.big.size == self.small.size
+        """Tell whether two labels are equal."""
+        return len(self.small) == 1 and self.big.size == self.small[0].size
+
+
+def delta(first: Label, second: Label) -> Window:
+    """Return the indicator of two labels being equal."""
+    return Window(first, (second,))
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def labels_in(factor: Factor) -> list[Label]:
     if isinstance(factor, Atom):
         return [label for axis in factor.axes for label in axis]
     if isinstance(factor, Window):
-        return [factor.big, factor.small]
+        return [factor.big, *factor.small]
     return [*labels_in(factor.index), factor.label]
 
 
@@ -155,9 +160,8 @@ def renamed_factor(factor: Factor, names: Renaming) -> Factor:
     if isinstance(factor, Atom):
         return Atom(factor.source, renamed_axes(factor.axes, names))
     if isinstance(factor, Window):
-        return Window(
-            single(factor.big, names), single(factor.small, names), factor.offset
-        )
+        (small,) = renamed_axes((factor.small,), names)
+        return Window(single(factor.big, names), small, factor.offset)
     index = Atom(factor.index.source, renamed_axes(factor.index.axes, names))
     return OneHot(index, single(factor.label, names), factor.dtype)
 
@@ -181,7 +185,7 @@ def split(term: Term, label: Label, outer: int) -> tuple[Term, Axis]:
     tied = {label}
     deltas = [f for f in term.factors if isinstance(f, Window) and f.is_delta]
     while True:
-        more = {x for d in deltas for x in (d.big, d.small) if {d.big, d.small} & tied}
+        more = {x for d in deltas for x in labels_in(d) if {*labels_in(d)} & tied}
         if more <= tied:
             break
         tied |= more
@@ -189,8 +193,8 @@ def split(term: Term, label: Label, outer: int) -> tuple[Term, Axis]:
     factors: list[Factor] = []
     for factor in term.factors:
         if isinstance(factor, Window) and factor.is_delta and factor.big in tied:
-            pairs = zip(parts[factor.big], parts[factor.small], strict=True)
-            factors += [Window(a, b) for a, b in pairs]
+            pairs = zip(parts[factor.big], parts[factor.small[0]], strict=True)
+            factors += [delta(a, b) for a, b in pairs]
         else:
             factors.append(renamed_factor(factor, parts))
     axes = renamed_axes(term.axes, parts)

@@ -16,8 +16,10 @@ from jaxtorch.staging.multilinear.form import (
     OpaqueError,
     Term,
     Window,
+    delta,
     labels_in,
     labels_of,
+    renamed,
     renamed_factor,
     size_of,
 )
@@ -32,16 +34,35 @@ class ZeroProductError(Exception):
 
 def settle(term: Term) -> Term | None:
     """Eliminate what can be eliminated; None if the term is zero."""
-    coef, factors, free = term.coef, term.factors, term.free
     try:
-        while (changed := eliminate_one(factors, free)) is not None:
-            after, replaced = changed
-            lost = labels_of(factors) - labels_of(after) - free - {replaced}
-            coef *= size_of(label for label in lost if label is not None)
-            factors = after
+        while True:
+            term = without_merged_deltas(term)
+            changed = eliminate_one(term.factors, term.free)
+            if changed is None:
+                return term
+            factors, replaced = changed
+            lost = labels_of(term.factors) - labels_of(factors) - term.free
+            coef = term.coef * size_of(lost - {replaced})
+            term = Term(coef, factors, term.axes)
     except ZeroProductError:
         return None
-    return Term(coef, factors, term.axes)
+
+
+def without_merged_deltas(term: Term) -> Term:
+    """Replace a label that equals several others, merged, by these."""
+    for factor in term.factors:
+        if not isinstance(factor, Window) or factor.is_delta or factor.offset:
+            continue
+        if factor.big.size == size_of(factor.small):
+            rest = tuple(f for f in term.factors if f is not factor)
+            parts = factor.small
+            if factor.big in term.free:
+                parts = tuple(Label(x.size) for x in factor.small)
+                pairs = zip(parts, factor.small, strict=True)
+                rest += tuple(delta(a, b) for a, b in pairs)
+            term = Term(term.coef, rest, term.axes)
+            return without_merged_deltas(renamed(term, {factor.big: parts}))
+    return term
 
 
 def eliminate_one(
@@ -59,7 +80,7 @@ def eliminate_one(
             replaced = factor.label
         elif factor.is_delta:
             changed = eliminate_delta(factor, rest, free)
-            replaced = factor.small if factor.big in free else factor.big
+            replaced = factor.small[0] if factor.big in free else factor.big
         else:
             changed = eliminate_window(factor, rest, free)
             replaced = factor.big
@@ -68,24 +89,23 @@ def eliminate_one(
     return None
 
 
-def eliminate_delta(delta: Window, rest: Factors, free: set[Label]) -> Factors | None:
+def eliminate_delta(window: Window, rest: Factors, free: set[Label]) -> Factors | None:
     """Rename one label to the other; between free labels the delta stays."""
-    if delta.big is delta.small:
+    old, new = window.big, window.small[0]
+    if old is new:
         return rest
-    old, new = delta.big, delta.small
     if old in free:
         old, new = new, old
-    used = old in labels_of(rest)
-    if old in free and not used:
+    if old in free and old not in labels_of(rest):
         return None
     changed = tuple(renamed_factor(f, {old: (new,)}) for f in rest)
-    return (*changed, Window(new, old)) if old in free else changed
+    return (*changed, delta(new, old)) if old in free else changed
 
 
 def eliminate_window(window: Window, rest: Factors, free: set[Label]) -> Factors | None:
     """Replace ``big`` by ``small + offset`` in all other factors."""
-    big, small, offset = window.big, window.small, window.offset
-    if big is small:
+    big = window.big
+    if big in window.small:
         raise OpaqueError
     if big not in labels_of(rest):
         return None if big in free else rest
@@ -96,30 +116,32 @@ def eliminate_window(window: Window, rest: Factors, free: set[Label]) -> Factors
         elif isinstance(factor, Atom):
             changed.append(sliced(factor, window))
         elif isinstance(factor, Window):
-            changed.append(joined(factor, window))
+            changed += joined(factor, window)
         elif factor.label is big:
             raise OpaqueError
         else:
             index = sliced(factor.index, window)
             changed.append(OneHot(index, factor.label, factor.dtype))
-    kept = (Window(big, small, offset),) if big in free else ()
-    return (*changed, *kept)
+    return (*changed, window) if big in free else tuple(changed)
 
 
-def joined(other: Window, window: Window) -> Factor:
+def joined(other: Window, window: Window) -> list[Factor]:
     """Replace the ``big`` of ``window`` in another window."""
-    big, small, offset = window.big, window.small, window.offset
-    if other.small is big:
-        return Window(other.big, small, other.offset + offset)
-    shift = offset - other.offset  # other.small == small + shift
-    if shift == 0 and other.small.size == small.size:
-        return Window(other.small, small)
-    if shift >= other.small.size or -shift >= small.size:
+    small, size = window.small, size_of(window.small)
+    if other.big is not window.big:
+        if len(other.small) > 1:
+            raise OpaqueError
+        return [Window(other.big, small, other.offset + window.offset)]
+    others, length = other.small, size_of(other.small)
+    shift = window.offset - other.offset  # others == small + shift
+    if shift >= length or -shift >= size:
         raise ZeroProductError
-    if shift >= 0 and shift + small.size <= other.small.size:
-        return Window(other.small, small, shift)
-    if shift <= 0 and other.small.size - shift <= small.size:
-        return Window(small, other.small, -shift)
+    if shift == 0 and [x.size for x in others] == [x.size for x in small]:
+        return [delta(a, b) for a, b in zip(others, small, strict=True)]
+    if shift >= 0 and shift + size <= length and len(others) == 1:
+        return [Window(others[0], small, shift)]
+    if shift <= 0 and length - shift <= size and len(small) == 1:
+        return [Window(small[0], others, -shift)]
     raise OpaqueError
 
 
@@ -133,9 +155,9 @@ def sliced(atom: Atom, window: Window) -> Atom:
             continue
         if len(axis) > 1:
             raise OpaqueError
-        end = window.offset + window.small.size
+        end = window.offset + size_of(window.small)
         source = Call(aten.slice.Tensor, (source, dim, window.offset, end))
-        axes.append((window.small,) if window.small.size > 1 else ())
+        axes.append(window.small)
     return Atom(source, tuple(axes))
 
 

@@ -10,6 +10,7 @@ from jaxtorch.staging.multilinear import algebra
 from jaxtorch.staging.multilinear.form import (
     Atom,
     Call,
+    Factor,
     Form,
     Label,
     OneHot,
@@ -17,6 +18,7 @@ from jaxtorch.staging.multilinear.form import (
     Term,
     Window,
     constant_form,
+    delta,
     fresh,
     labels_in,
 )
@@ -173,7 +175,7 @@ def identity(reader: Reader, node: Any) -> Form:
     if rows == 1:
         return constant_form(1, [1, 1])
     first, second = Label(rows), Label(rows)
-    return (Term(1, (Window(first, second),), ((first,), (second,))),)
+    return (Term(1, (delta(first, second),), ((first,), (second,))),)
 
 
 FILLED = {
@@ -470,8 +472,61 @@ def one_hot_term(reader: Reader, index: Any, length: int, dtype: Any) -> Term:
         raise OpaqueError
     seen = fresh(mapped(reader, index, lambda x: x)[0])
     label = Label(length)
-    one_hot = OneHot(seen.atoms[0], label, dtype)
-    return Term(1, (one_hot,), (*seen.axes, (label,)))
+    atom = seen.atoms[0]
+    start = count_from(atom.source)
+    indicator: Factor = OneHot(atom, label, dtype)
+    if start is not None and len(labels_in(atom)) == 1:
+        indicator = shifted(label, 0, labels_in(atom)[0], start)
+    return Term(1, (indicator,), (*seen.axes, (label,)))
+
+
+def count_from(source: Any) -> int | None:
+    """Return the first number if a source counts upwards by one."""
+    if not isinstance(source, fx.Node) or source.target not in COUNTS:
+        return None
+    if source.target is aten.arange.default:
+        return 0
+    numbers = source.args
+    if (len(numbers) > 2 and numbers[2] != 1) or not isinstance(numbers[0], int):
+        return None
+    return numbers[0]
+
+
+def shifted(a: Label, first: int, b: Label, second: int) -> Window:
+    """Return the indicator of ``a + first == b + second``."""
+    offset = second - first
+    if offset >= 0 and offset + b.size <= a.size:
+        return Window(a, (b,), offset)
+    if offset <= 0 and a.size - offset <= b.size:
+        return Window(b, (a,), -offset)
+    raise OpaqueError
+
+
+def same_position(reader: Reader, node: Any) -> Form:
+    """Where two counts agree: ``arange(n)[:, None] == arange(n)``."""
+    if node.meta["val"].dim() != 2:
+        raise OpaqueError
+    terms = [fresh(mapped(reader, arg, lambda x: x)[0]) for arg in node.args]
+    atoms = [term.atoms[0] for term in terms]
+    starts = [count_from(atom.source) for atom in atoms]
+    labels = [labels_in(atom) for atom in atoms]
+    if starts[0] is None or starts[1] is None or [len(x) for x in labels] != [1, 1]:
+        raise OpaqueError
+    (first,), (second,) = labels
+    window = shifted(first, starts[0], second, starts[1])
+    names = [label for term in terms for axis in term.axes for label in axis]
+    if terms[0].axes != ((first,), ()) or terms[1].axes[-1] != (second,):
+        raise OpaqueError
+    return (Term(1, (window,), ((names[0],), (names[1],))),)
+
+
+def as_number(reader: Reader, node: Any) -> Form:
+    """An indicator converted to floating point; else a copy to the same dtype."""
+    form = reader.of(node.args[0])
+    if node.args[0].meta["val"].dtype == torch.bool:
+        if all(term.coef == 1 and not term.atoms for term in form):
+            return form
+    return same_dtype(reader, node)
 
 
 def scatter_rows(reader: Reader, node: Any) -> Form:
@@ -479,12 +534,56 @@ def scatter_rows(reader: Reader, node: Any) -> Form:
     g, index, length, padding, scaled = node.args
     if scaled or padding >= 0:
         raise OpaqueError
-    value = index.meta["val"]
-    one_hot = one_hot_term(reader, index, length, node.meta["val"].dtype)
-    places: list[Any] = [f"i{d}" for d in range(value.dim())]
-    return algebra.contract(
-        reader.of(g), [*places, "d"], (one_hot,), [*places, "v"], ["v", "d"]
+    dtype = node.meta["val"].dtype
+    places: list[Any] = [f"i{d}" for d in range(rank_of(index))]
+    batched = offset_by_batch(reader, index, length)
+    if batched is None:
+        one_hot = one_hot_term(reader, index, length, dtype)
+        return algebra.contract(
+            reader.of(g), [*places, "d"], (one_hot,), [*places, "v"], ["v", "d"]
+        )
+    index, dim, rows = batched
+    one_hot = one_hot_term(reader, index, rows, dtype)
+    start = len(places) - rank_of(index)
+    form = algebra.contract(
+        reader.of(g),
+        [*places, "d"],
+        (one_hot,),
+        [*places[start:], "v"],
+        [*places, "v", "d"],
     )
+    form = algebra.diag_embedded(
+        algebra.permuted(form, [d for d in range(len(places) + 2) if d != dim] + [dim]),
+        0,
+        1,
+    )
+    gone = list(range(1, len(places) + 1))
+    return algebra.reshaped(algebra.summed(form, gone, False), shape_of(node))
+
+
+def offset_by_batch(
+    reader: Reader, index: Any, length: int
+) -> tuple[Any, int, int] | None:
+    """Tell whether an index is ``x + rows * arange(batch)`` along one of its dims.
+
+    That is how a batch of tables is laid out as one. Returns ``x``, the dim, and how
+    many rows each table has.
+    """
+    if index.target is not aten.add.Tensor:
+        return None
+    for x, shift in (index.args, index.args[::-1]):
+        if not isinstance(x, fx.Node) or not isinstance(shift, fx.Node):
+            continue
+        term = mapped(reader, shift, lambda x: x)[0]
+        source = term.atoms[0].source
+        rank = rank_of(index) - rank_of(shift)
+        dims = [rank + d for d, axis in enumerate(term.axes) if axis]
+        if getattr(source, "target", None) is aten.mul.Tensor and len(dims) == 1:
+            counts, rows = source.args
+            whole = isinstance(rows, int) and rows * shape_of(index)[dims[0]] == length
+            if whole and count_from(counts) == 0:
+                return x, dims[0], rows
+    return None
 
 
 def put(reader: Reader, node: Any) -> Form:
@@ -526,6 +625,8 @@ SLOPES = (
     aten.hardswish_backward.default,
     aten.hardsigmoid_backward.default,
 )
+
+COUNTS = {aten.arange.default, aten.arange.start, aten.arange.start_step}
 
 FUNCTIONS = (
     aten.tanh.default,
@@ -574,6 +675,7 @@ VIEWS: dict[Any, Reading] = {
     aten.t.default: transpose,
     aten.select.int: select,
     aten.slice.Tensor: take,
+    aten.eq.Tensor: same_position,
 }
 """Read for tensors of any dtype."""
 
@@ -581,7 +683,7 @@ PRODUCTS: dict[Any, Reading] = {
     **dict.fromkeys(
         (aten.split_with_sizes.default, aten.split.Tensor, aten.unbind.int), split
     ),
-    aten._to_copy.default: same_dtype,
+    aten._to_copy.default: as_number,
     aten.cat.default: concatenate,
     aten.stack.default: stack,
     aten.diagonal.default: take_diagonal,

@@ -51,7 +51,7 @@ def factor_text(factor: Factor, names: Names) -> str:
         return f"{source_text(factor.source)}[{names.axes(factor.axes)}]"
     if isinstance(factor, Window):
         shift = f"+{factor.offset}" if factor.offset else ""
-        return f"[{names.of(factor.big)}=={names.of(factor.small)}{shift}]"
+        return f"[{names.of(factor.big)}=={names.axes((factor.small,))}{shift}]"
     return f"[{names.of(factor.label)}=={factor_text(factor.index, names)}]"
 
 
