@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from jaxtorch.staging.memory import last_uses
 from jaxtorch.staging.region import Region
+from jaxtorch.staging.reuse import in_place_entry
 from jaxtorch.staging.rewriting import VIEWS, meta_of
 from jaxtorch.staging.sizes import Linear
 
@@ -30,12 +32,15 @@ class Program:
         self.run = run
 
 
-def compile_graph(graph: fx.Graph, sized: int | None = None) -> Program:
+def compile_graph(
+    graph: fx.Graph, sized: int | None = None, traceable: bool = False
+) -> Program:
     """Generate and compile the Python source of a graph.
 
-    ``sized`` is the input whose dim 0 has the batch size that the graph depends on.
+    ``sized`` is the input whose dim 0 has the batch size that the graph depends on. A
+    program that is ``traceable`` writes in place nowhere and holds no tensors.
     """
-    namespace: dict[str, Any] = {"torch": torch}
+    namespace: dict[str, Any] = {"torch": torch, TRACEABLE: traceable}
     names: dict[fx.Node, str] = {}
     dying = last_uses(graph)
     params = []
@@ -61,29 +66,21 @@ def compile_graph(graph: fx.Graph, sized: int | None = None) -> Program:
     return Program(code, namespace["run"])
 
 
-def last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    """Return for each node the values that are used there for the last time."""
-    seen: set[fx.Node] = set()
-    dying: dict[fx.Node, list[fx.Node]] = {}
-    for node in reversed(list(graph.nodes)):
-        for used in node.all_input_nodes:
-            if used not in seen:
-                seen.add(used)
-                dying.setdefault(node, []).append(used)
-    return dying
-
-
 def call_source(node: Any, names: dict[fx.Node, str], namespace: dict[str, Any]) -> str:
     """Return the source of one call."""
     if node.target is getitem:
         return f"{names[node.args[0]]}[{node.args[1]}]"
-    entry = entry_point(node)
-    if isinstance(entry, Region):
-        name = f"{entry}_{node.name}"
+    plain = namespace[TRACEABLE]
+    if node.meta.get("in_place") and not plain:
+        entry, name = in_place_entry(node), f"op_{node.target._opname}_"
     else:
-        name = entry_name(entry, node.target)
+        entry = entry_point(node)
+        name = entry_name(entry, node)
     namespace.setdefault(name, entry)
-    args = [source_of(a, names, namespace) for a in node.args]
+    given = list(node.args) if plain else with_tensors(node)
+    if entry is torch.Tensor.expand:
+        given = [given[0], *given[1]]
+    args = [source_of(a, names, namespace) for a in given]
     args += [f"{k}={source_of(v, names, namespace)}" for k, v in node.kwargs.items()]
     return f"{name}({', '.join(args)})"
 
@@ -119,6 +116,8 @@ def entry_point(node: Any) -> Callable[..., Any]:
     overload: OpOverload = node.target
     if overload in VIEWS:
         return torch.reshape
+    if overload is aten.expand.default and not node.kwargs:
+        return torch.Tensor.expand
     namespace, _, name = overload._schema.name.partition("::")
     entry = getattr(torch, name, None) if namespace == "aten" else None
     if type(entry) is type(torch.sin) and not node.meta.get("no_entry"):
@@ -148,9 +147,35 @@ def gives_same(entry: Callable[..., Any], node: fx.Node) -> bool:
     return isinstance(out, (list, tuple)) and len(out) == len(expected)
 
 
-def entry_name(entry: Callable[..., Any], overload: OpOverload) -> str:
+def entry_name(entry: Callable[..., Any], node: fx.Node) -> str:
     """Return a readable name for an entry point in the generated source."""
-    name = str(overload).removeprefix("aten.").replace(".", "_")
-    if entry is overload._op:
+    target: Any = node.target
+    if isinstance(entry, Region):
+        return f"{entry}_{node.name}"
+    name = str(target).removeprefix("aten.").replace(".", "_")
+    if entry is target._op:
         return f"aten_{name}"
     return f"op_{name.removesuffix('_default')}"
+
+
+def with_tensors(node: Any) -> list[Any]:
+    """Return the arguments with numbers made tensors, which saves about 1.5 us.
+
+    Only where the result is the same bit by bit: the number has the dtype's precision.
+    """
+    if node.target not in NUMBER_SECOND or node.kwargs:
+        return list(node.args)
+    first, second = node.args
+    dtype = node.meta["val"].dtype
+    if dtype not in (torch.float32, torch.float64) or type(second) not in (int, float):
+        return list(node.args)
+    if not isinstance(first, fx.Node) or first.meta["val"].dtype != dtype:
+        return list(node.args)
+    with torch._C._DisableTorchDispatch():
+        return [first, torch.tensor(second, dtype=dtype)]
+
+
+TRACEABLE = "traceable"
+"""The name in a program's namespace that says whether it may be traced."""
+aten = torch.ops.aten
+NUMBER_SECOND = (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor)

@@ -86,7 +86,7 @@ def is_loop(node: fx.Node) -> bool:
 
 def saved_by(group: list[fx.Node]) -> int:
     """Return the bytes that the calls of a group move, less those of one loop."""
-    made: dict[int, int] = {}
+    written: set[int] = set()
     read: dict[int, int] = {}
     kept: dict[int, int] = {}
     inside = set(group)
@@ -96,15 +96,14 @@ def saved_by(group: list[fx.Node]) -> int:
         given: dict[int, int] = {}
         for source in node.all_input_nodes:
             given.update(storages(source))
+        read.update((key, n) for key, n in given.items() if key not in written)
         if is_loop(node):
             moved += sum(given.values()) + sum(own.values())
-        read.update(given)
-        made.update((key, n) for key, n in own.items() if key not in given)
+            written.update(own)
         if any(user not in inside for user in node.users):
             kept.update(own)
-    reads = sum(n for key, n in read.items() if key not in made)
-    writes = sum(n for key, n in kept.items() if key in made)
-    return max(0, moved - reads - writes)
+    writes = sum(n for key, n in kept.items() if key in written)
+    return max(0, moved - sum(read.values()) - writes)
 
 
 LOOPS = {

@@ -8,9 +8,8 @@ from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from jaxtorch.staging.cuda_graph import CudaGraph
-from jaxtorch.staging.execution import last_uses
 from jaxtorch.staging.fusion import Fusion
-from jaxtorch.staging.memory import bytes_made, peak_bytes
+from jaxtorch.staging.memory import bytes_made, last_uses, peak_bytes
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.rewriting import VIEWS, meta_of
 from jaxtorch.staging.staged import Staged

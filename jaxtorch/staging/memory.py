@@ -150,3 +150,15 @@ def cost_of(live: Live, node: fx.Node) -> int:
     if node.target is getitem:
         return -(1 << 62)
     return live.makes(node) - live.frees(node)
+
+
+def last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """Return for each node the values that are used there for the last time."""
+    seen: set[fx.Node] = set()
+    dying: dict[fx.Node, list[fx.Node]] = {}
+    for node in reversed(list(graph.nodes)):
+        for used in node.all_input_nodes:
+            if used not in seen:
+                seen.add(used)
+                dying.setdefault(node, []).append(used)
+    return dying

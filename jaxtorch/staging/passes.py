@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx
 
+from jaxtorch.staging.combining import combine
 from jaxtorch.staging.constants import fold_constants
 from jaxtorch.staging.dead_results import drop_dead_results
 from jaxtorch.staging.memory import order_for_memory
 from jaxtorch.staging.results import Results, keep_promises
+from jaxtorch.staging.reuse import reuse_memory
 from jaxtorch.staging.rewriting import infer_again, is_pure
 from jaxtorch.staging.simplify import simplify, simplify_exactly
 from jaxtorch.staging.untracked import drop_inner_marks
@@ -100,6 +102,13 @@ def fold(graph: fx.Graph, work: Work) -> int:
     return len(work.constants)
 
 
+def combine_calls(graph: fx.Graph, work: Work) -> int:
+    """Make one call of a product and a sum; returns how many."""
+    made = combine(graph)
+    drop_dead_code(graph)
+    return made
+
+
 def separate(graph: fx.Graph, work: Work) -> int:
     """Clone results where a pass broke a promise; returns how many."""
     infer_again(graph)
@@ -124,8 +133,10 @@ CLEAN_UP = (
 
 FINISH = (
     Pass("constants", "safe", fold),
+    Pass("combined", "full", combine_calls),
     Pass("results copied", "safe", separate),
     Pass("bytes off the peak", "safe", reorder),
+    Pass("in place", "safe", alone(reuse_memory)),
 )
 """Run once, in this order."""
 

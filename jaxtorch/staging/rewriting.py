@@ -54,6 +54,8 @@ def infer(node: fx.Node) -> Any:
     """Run one call on meta tensors; what a region returns stays as it is."""
     if isinstance(node.target, Region):
         return node.meta["val"]
+    if node.meta.get("in_place"):
+        return meta_of(node.args[0])
     target: Any = torch.reshape if node.target in VIEWS else node.target
     named = {k: meta_of(v) for k, v in node.kwargs.items()}
     if "device" in named or not node.all_input_nodes:

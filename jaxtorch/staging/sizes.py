@@ -80,6 +80,7 @@ def generalize(graphs: Sequence[fx.Graph], sizes: Sequence[int]) -> None:
         args = merge([node.args for node in row], sizes, twin)
         kwargs = merge([dict(node.kwargs) for node in row], sizes, twin)
         found.append((first, args, kwargs))
+        first.meta["in_place"] = all(n.meta.get("in_place") for n in row)
     for first, args, kwargs in found:
         if first.op == "call_function":
             first._args = args

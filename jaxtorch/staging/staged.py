@@ -10,6 +10,7 @@ from jaxtorch import pytree
 from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back, wrap
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.staging.backends import build
+from jaxtorch.staging.cuda_graph import Run
 from jaxtorch.staging.execution import compile_graph
 from jaxtorch.staging.passes import optimize_graph
 from jaxtorch.staging.tracer import TraceLevel, TraceTensor
@@ -35,6 +36,8 @@ class Staged:
         rewrites: what the passes rewrote, in words.
         choice: the back end, and why this one.
     """
+
+    run: Run
 
     def __init__(
         self,
@@ -69,7 +72,7 @@ class Staged:
         self.install()
         self.asked = backend
         self.choice, self.run = build(
-            self.graph, self.traceable, self.captured, backend, optimize
+            self.graph, self.run, self.captured, backend, optimize
         )
         self.loses_history = level.loses_history
         self.backwards: dict[tuple[bool, ...], Staged] = {}
@@ -86,8 +89,9 @@ class Staged:
     def install(self, sized: int | None = None) -> None:
         """Generate the program from the graph."""
         program = compile_graph(self.graph, sized)
+        self.sized = sized
         self.code = program.code
-        self.run = self.traceable = program.run
+        self.run = program.run
 
     def __call__(self, tensors: list[Tensor]) -> Any:
         """Run on the tensors of a call; write what the function wrote."""
@@ -120,7 +124,8 @@ class Staged:
         leaves = [*tensors, *cotangents]
         staged = self.backwards.get(wanted)
         if staged is None:
-            pull = pullback_of(self.traceable, wanted, len(tensors))
+            run = compile_graph(self.graph, self.sized, traceable=True).run
+            pull = pullback_of(run, wanted, len(tensors))
             _, spec = pytree.flatten((tuple(leaves), {}))
             staged = Staged(pull, leaves, spec, self.optimize, self.asked)
             self.backwards[wanted] = staged

@@ -71,7 +71,7 @@ class Subgraph:
         return [known[node] for node in output_of(self.graph).args[0]]
 
     def part(self, inputs: Sequence[int], outputs: Sequence[int]) -> "Subgraph":
-        """Return the function of some inputs, which gives the outputs that need them."""
+        """Return the function that gives some outputs and takes what they need."""
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
         graph.graph_copy(self.graph, copies)
