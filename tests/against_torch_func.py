@@ -16,7 +16,7 @@ import torch
 
 from tests import law_cases
 from tests.law_cases import Case, NotApplicableError
-from tests.laws import select
+from tests.laws.__main__ import select
 from tests.ways import (
     LAWS_BY_ORACLE,
     NO_WORD,

@@ -24,8 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import jaxtorch
 from jaxtorch.core.level import Wrapper
 from jaxtorch.rules.table import TABLE
-from tests import law_cases, laws
+from tests import law_cases
 from tests.law_cases import MAX_NUMEL, Case, NotApplicableError
+from tests.laws.slopes import autograd_vjp, our_vjp, random_cotangents, real_function
 from tests.ways import NO_WORD, TRANSFORMS, WORDS, Outcome, our_way, row
 
 FILE = Path(__file__).parent.parent / "docs" / "coverage.md"
@@ -37,7 +38,7 @@ UNSEEN = "not met"
 HEAD = """# Which way every operator runs
 
 Written by `python -m tests.coverage`; every word was seen while a law of
-`tests/laws.py` was checked against a Python loop and `torch.autograd`.
+`tests/laws` was checked against a Python loop and `torch.autograd`.
 
 - **rule**: each primitive that ran has a rule.
 - **decomposition**: some primitive was written with others, ours or PyTorch's.
@@ -47,7 +48,7 @@ Written by `python -m tests.coverage`; every word was seen while a law of
   kernels see: saved statistics, the other half of a triangular factor, a pivot.
 - **-**: nothing to check: no floating-point input or output, no answer of the oracle,
   or a refusal that torch.func shares.
-- **not met**: no operator of the database calls the overload on a CPU; `tests/laws.py`
+- **not met**: no operator of the database calls the overload on a CPU; `tests/laws`
   and the tests of its family check it.
 """
 
@@ -105,15 +106,13 @@ def pick_up(case: Case) -> dict[OpOverload, list[Any]]:
 
 def derivatives(case: Case, example: Sequence[Tensor], mapped: bool = False) -> None:
     """Run both autograd systems backward; ours also mapped over the cotangents."""
-    func, inputs = laws.real_function(case, example)
-    cotangents = laws.random_cotangents(func, inputs, 1)
-    laws.autograd_vjp(func, inputs, cotangents)
+    func, inputs = real_function(case, example)
+    cotangents = random_cotangents(func, inputs, 1)
+    autograd_vjp(func, inputs, cotangents)
     pull = jaxtorch.vjp(func, *inputs)[1]
     pull(cotangents)
     if mapped:
-        laws.our_vjp(
-            lambda *xs: laws.our_vjp(func, list(xs), cotangents), inputs, inputs
-        )
+        our_vjp(lambda *xs: our_vjp(func, list(xs), cotangents), inputs, inputs)
         several = [torch.stack([c, -c]) for c in cotangents]
         jaxtorch.vmap(lambda *cs: pull(list(cs)))(*several)
 

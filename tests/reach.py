@@ -11,7 +11,9 @@ import jaxtorch
 from jaxtorch.core import primitive
 from jaxtorch.rules.table import TABLE
 from tests.law_cases import NAMES, Case, NotApplicableError, cases
-from tests.laws import batches, mapped, partial_call, random_like
+from tests.laws.comparing import random_like
+from tests.laws.mapping import batches, mapped
+from tests.laws.slopes import partial_call
 
 # Overloads with a record that no case reaches: why.
 COMPOSITE = "PyTorch writes it with other operators before it is dispatched"
@@ -83,6 +85,4 @@ def unreached(samples: int) -> list[str]:
                 for case in cases(name, samples):
                     with contextlib.suppress(NotApplicableError):
                         exercise(case)
-    return sorted(
-        str(o) for o in TABLE if o not in seen and o.namespace != "jaxtorch"
-    )
+    return sorted(str(o) for o in TABLE if o not in seen and o.namespace != "jaxtorch")

@@ -1,4 +1,4 @@
-"""``as_strided`` inside transforms: it shows elements of its tensor, and nothing else."""
+"""``as_strided`` inside transforms shows elements of its tensor, and nothing else."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_storage_between_and_around_the_elements_is_refused(x, dim, stride, offs
 
 
 def test_derivatives_refuse_storage_around_the_elements():
-    with pytest.raises(UsageError, match="Fix: call it on x.clone"):
+    with pytest.raises(UsageError, match=r"Fix: call it on x\.clone"):
         grad(lambda x: x.as_strided((2,), (1,), 0).sum())(BASE[3:9])
 
 

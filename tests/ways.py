@@ -7,7 +7,6 @@ made of this.
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -15,8 +14,11 @@ import torch
 
 import jaxtorch
 from jaxtorch.core import fallback
-from tests import laws
 from tests.law_cases import Case, NotApplicableError
+from tests.laws import LAWS
+from tests.laws.comparing import close, coarseness, inner, oracle, random_like, refused
+from tests.laws.library import LIBRARY
+from tests.laws.slopes import autograd_vjp, random_cotangents, real_function
 
 LawsOf = dict[str, tuple[str, ...]]
 
@@ -89,17 +91,17 @@ class Watch:
 
 def law_pushed(case: Case) -> None:
     """``<J v, w> = <v, J^T w>`` with ``J^T w`` by torch.autograd."""
-    func, inputs = laws.real_function(case, case.examples[0])
-    cotangents = laws.oracle(laws.random_cotangents, func, inputs, 3)
-    pulled = laws.oracle(laws.autograd_vjp, func, inputs, cotangents)
-    tangents = laws.random_like(inputs, 2)
-    _, pushed = laws.jaxtorch.jvp(func, tuple(inputs), tuple(tangents))
-    left, right = laws.inner(pushed, cotangents), laws.inner(tangents, pulled)
-    own = laws.coarseness([*pushed, *pulled])
-    laws.close([left], [right], rtol=max(1e-6, own), atol=max(1e-8, own))
+    func, inputs = real_function(case, case.examples[0])
+    cotangents = oracle(random_cotangents, func, inputs, 3)
+    pulled = oracle(autograd_vjp, func, inputs, cotangents)
+    tangents = random_like(inputs, 2)
+    _, pushed = LIBRARY.jvp(func, tuple(inputs), tuple(tangents))
+    left, right = inner(pushed, cotangents), inner(tangents, pulled)
+    own = coarseness([*pushed, *pulled])
+    close([left], [right], rtol=max(1e-6, own), atol=max(1e-8, own))
 
 
-CHECKS = {**laws.LAWS, "pushed": law_pushed}
+CHECKS = {**LAWS, "pushed": law_pushed}
 
 Outcome = tuple[str, str]
 """A word, and the reason of "no" or "-"."""
@@ -127,7 +129,7 @@ def first_line(error: Exception) -> str:
 
 def says_nothing(case: Case, error: Exception) -> bool:
     """Tell whether an error is no failure: both libraries refuse what was tried."""
-    if isinstance(error, NotApplicableError) or laws.refused(case, error):
+    if isinstance(error, NotApplicableError) or refused(case, error):
         return True
     return case.rng and "randomness" in str(error)
 
@@ -148,16 +150,13 @@ def our_way(case: Case, transform: str, laws_of: LawsOf = LAWS_OF) -> Outcome:
 
 def their_way(case: Case, transform: str) -> Outcome:
     """Return "rule", "loop" or "no" of ``torch.func``."""
-    peer = SimpleNamespace(
-        vmap=torch_vmap,
-        vjp=torch.func.vjp,
-        # There jvp is the oracle of what vjp gives.
-        jvp=jaxtorch.jvp if transform == "vjp of vjp" else torch.func.jvp,
-    )
+    peer = {"vmap": torch_vmap, "vjp": torch.func.vjp, "jvp": torch.func.jvp}
+    if transform == "vjp of vjp":
+        peer["jvp"] = jaxtorch.jvp  # The oracle of what vjp gives.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            with mock.patch.object(laws, "jaxtorch", peer):
+            with mock.patch.dict(vars(LIBRARY), peer):
                 held(case, transform, LAWS_BY_ORACLE)
         except Exception as error:
             word = NO_WORD if says_nothing(case, error) else "no"
