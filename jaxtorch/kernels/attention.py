@@ -37,7 +37,7 @@ from jaxtorch.kernels.language import (
 )
 from jaxtorch.kernels.operator import define
 
-# attention: out and lse
+# attention: the results and their statistics
 
 
 def attention_reference(
@@ -225,7 +225,7 @@ ATTENTION = define(
     flops=attention_flops,
 )
 
-# attention_tangent: out, lse and their tangents
+# attention_tangent: the same and how they move
 
 
 def attention_tangent_reference(

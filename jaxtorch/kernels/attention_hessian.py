@@ -59,8 +59,8 @@ def attention_hessian_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the derivatives of ``psi``'s gradient by (q, k, v, c, lse, delta).
 
-    With ``e = ds - dlse`` and ``da = dc v^T + c dv^T - ddelta`` the gradient by ``s`` is
-    ``w = p a``, moves by ``x = p (e a + da)``, and ``p`` moves by ``p e``.
+    With ``e = ds - dlse`` and ``da = dc v^T + c dv^T - ddelta`` the weights move by
+    ``p e``, and the gradient by the scores, ``w = p a``, by ``x = p (e a + da)``.
     """
     # Traffic: eight matrices and four numbers a query are read, four and two written.
     p = weights(q, k, lse, mask, causal, scale)

@@ -74,7 +74,7 @@ def start_of(operand: tensor, batch: tensor, sizes: tensor) -> tensor:
 def inside(i: tensor, length: tensor, d: tensor, DIM: constexpr) -> tensor:
     """Tell which elements of a tile lie in a matrix of ``length`` rows."""
     rows = (i < length)[:, None]
-    if DIM != d.shape[0]:
+    if d.shape[0] != DIM:
         rows = rows & (d < DIM)[None, :]
     return rows
 

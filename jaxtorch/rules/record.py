@@ -28,9 +28,9 @@ class Record:
             a list; a tuple of tangents where ``out`` is a tuple). Places that are not
             wanted may hold anything; ``()`` says that the derivative is zero. Where it
             returns ``NotImplemented`` the call is decomposed.
-        push: ``push(tangents, *args, **kwargs) -> (out, tangent)``, where a kernel makes
-            both in one pass: under jvp in the place of ``linearize``. ``tangents`` has
-            one entry per positional argument; ``None`` is a zero.
+        push: ``push(tangents, *args, **kwargs) -> (out, tangent)``, under jvp in the
+            place of ``linearize`` where a kernel makes both in one pass. ``tangents``
+            has one entry per positional argument; ``None`` is a zero.
         decompose: the same call written with other torch operators; of an op that
             writes into its arguments, with other in-place operators.
         share: of a random op, ``batch`` for one draw that all examples share; without
