@@ -22,7 +22,7 @@ from benchmarks.timing import Timing, machine
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
-TIME_LIMIT = 600  # seconds for a workload
+TIME_LIMIT = 900  # seconds for a workload
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,6 +31,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--only", default="*", help="names of workloads, with * and ?")
     parser.add_argument("--again", action="store_true", help="also what is there")
+    parser.add_argument(
+        "--no-compilers",
+        action="store_true",
+        help="a quick look, without torch.compile and Inductor",
+    )
     options = parser.parse_args(argv)
     if options.size == "tiny":
         return pytest(FOLDER, "--size=tiny", f"--only={options.only}")
@@ -45,10 +50,11 @@ def main(argv: list[str] | None = None) -> int:
         and fnmatch.fnmatchcase(workload.name, options.only)
         and (options.again or workload.name not in results)
     ]
+    flags = ["--no-compilers"] if options.no_compilers else []
     failed = []
     for index, (question, name) in enumerate(chosen):
         start = time.perf_counter()
-        entry = run(question, name, options.size)
+        entry = run(question, name, options.size, *flags)
         seconds = time.perf_counter() - start
         print(f"{index + 1}/{len(chosen)} {name}: {seconds:.0f} s", flush=True)
         if entry is None:
@@ -61,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def run(question: str, name: str, size: str) -> dict[str, Any] | None:
+def run(question: str, name: str, size: str, *flags: str) -> dict[str, Any] | None:
     """Measure one workload in a process of its own; None where that came to nothing."""
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder, "record.json")
@@ -70,6 +76,7 @@ def run(question: str, name: str, size: str) -> dict[str, Any] | None:
             f"--size={size}",
             f"--only={name}",
             f"--benchmark-json={record}",
+            *flags,
             cache=folder,
         )
         if not record.exists() or not record.stat().st_size:

@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the benchmarks."""
     parser.addoption("--size", choices=harness.SIZES, default="tiny")
     parser.addoption("--only", default="*", help="names of workloads, with * and ?")
+    parser.addoption("--no-compilers", action="store_true", help="see benchmarks")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -59,10 +60,11 @@ def record(request: pytest.FixtureRequest, benchmark: Any) -> Any:
     size = request.config.getoption("size")
     device = "cuda" if size == "gpu" else "cpu"
     rounds, seconds = ROUNDS[size]
+    compiling = size != "tiny" and not request.config.getoption("no_compilers")
 
     def run(entry: tuple[harness.Workload, str]) -> None:
         workload, name = entry
-        outcomes = harness.measure(workload, device, rounds, seconds, size != "tiny")
+        outcomes = harness.measure(workload, device, rounds, seconds, compiling)
         own = outcomes[name]
         if own.left_out.endswith((harness.ABSENT, harness.NOT_COMPILED)):
             pytest.skip(own.left_out)

@@ -28,7 +28,7 @@ from benchmarks.timing import Call, Timing, time_in_turns
 
 SIZES = ("tiny", "cpu", "gpu")
 ABSENT = "is not installed"
-NOT_COMPILED = "compiling takes longer than all else at the tiny size"
+NOT_COMPILED = "left out because it takes long to compile"
 Array = Any
 Params = dict[str, Array]
 Setup = Callable[..., Call]
@@ -68,7 +68,7 @@ class Contender:
     Attributes:
         setup: takes the inputs, returns the call that is timed.
         needs: the package without which it is left out; ``"jax"`` gets jax arrays.
-        compiles: takes seconds to get ready, and is left out of the tiny size.
+        compiles: takes seconds to get ready; left out of the tiny size and of a quick look.
     """
 
     setup: Setup
