@@ -60,6 +60,13 @@ def switched_on(x: Tensor) -> bool:
     return INTERPRETED and config.kernels == "force"
 
 
+def runs_on(device: torch.device) -> bool:
+    """Tell whether kernels run on a device."""
+    if device.type == "cuda":
+        return HAS_TRITON and config.kernels != "off"
+    return INTERPRETED and config.kernels == "force"
+
+
 def define(
     schema: str,
     *,

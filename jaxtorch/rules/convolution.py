@@ -21,6 +21,7 @@ from jaxtorch.linear.convolution import (
 )
 from jaxtorch.linear.fan import Fan
 from jaxtorch.linear.operator import Transposed
+from jaxtorch.rules import fast
 from jaxtorch.rules.batching import batched_at_front
 from jaxtorch.rules.record import Record
 
@@ -357,6 +358,9 @@ def weight_batch(
         small = fold_examples(small, small_dim, 1, groups)
         out = form.folded(like, groups).to_weight(big, small)
         return unfold_examples(out, size, 0, groups)
+    own = weights_by_kernel(form, big, big_dim, small, small_dim)
+    if own is not None:
+        return own, 0
     count = example_shape(big, big_dim)[0]
     if goes_alone(form, size, big, count):
         pairs = zip(big.unbind(big_dim), small.unbind(small_dim), strict=True)
@@ -368,6 +372,18 @@ def weight_batch(
     big, small = fold_examples(big, big_dim, 1), fold_examples(small, small_dim, 1)
     out = form.folded(like, groups * size).to_weight(big, small)
     return unfold_examples(out, size, 0)
+
+
+def weights_by_kernel(
+    form: ConvolutionForm, big: Tensor, big_dim: int, small: Tensor, small_dim: int
+) -> Tensor | None:
+    """Return the weight's gradient for each example from one kernel, where it runs."""
+    if not (fast.runs(big, small) and unfolds(form)):
+        return None
+    kernel = form.weight_like.shape[2:]
+    parts = big.movedim(big_dim, 0), small.movedim(small_dim, 0)
+    geometry = (kernel, form.stride, form.padding, form.dilation)
+    return fast.convolution_weights(*parts, *geometry)
 
 
 def conv_tbc_decompose(x: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:

@@ -17,6 +17,7 @@ KERNELS: Any = torch.ops.jaxtorch
 SHORT = 8
 """cuBLAS is made for long sums; a product of fewer columns only waits for memory."""
 PER_SAMPLE_WEIGHT = OPERATORS["per_sample_weight"]
+CONVOLUTION_WEIGHT = OPERATORS["per_sample_convolution_weight"]
 ROWS_DOT = OPERATORS["rows_dot"]
 ROWS_NORM = OPERATORS["rows_norm"]
 
@@ -53,6 +54,13 @@ def dots(x: Tensor, y: Tensor) -> Tensor:
         if ROWS_DOT.chosen(rows, y):
             return ROWS_DOT.overload(rows, y).squeeze(1)  # type: ignore[no-any-return]
     return torch.sum(x * y, 1)
+
+
+def convolution_weights(x: Tensor, g: Tensor, *geometry: Any) -> Tensor | None:
+    """Return the weight's gradients for images [B, N, C, H, W]; None has no kernel."""
+    if CONVOLUTION_WEIGHT.chosen(x, g, *geometry):
+        return CONVOLUTION_WEIGHT.overload(x, g, *geometry)  # type: ignore[no-any-return]
+    return None
 
 
 def norms(x: Tensor) -> Tensor:

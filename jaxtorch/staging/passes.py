@@ -13,6 +13,7 @@ from jaxtorch.staging.combining import combine
 from jaxtorch.staging.constants import fold_constants
 from jaxtorch.staging.dead_results import drop_dead_results
 from jaxtorch.staging.memory import order_for_memory
+from jaxtorch.staging.per_sample import lower_per_sample
 from jaxtorch.staging.results import Results, keep_promises
 from jaxtorch.staging.reuse import reuse_memory
 from jaxtorch.staging.rewriting import infer_again, is_pure
@@ -109,6 +110,15 @@ def combine_calls(graph: fx.Graph, work: Work) -> int:
     return made
 
 
+def lower(graph: fx.Graph, work: Work) -> int:
+    """Let kernels compute what is used of per-sample gradients; returns of how many."""
+    lowered = lower_per_sample(graph)
+    if lowered:
+        drop_dead_code(graph)
+        work.rewrites.append(f"{lowered} per-sample gradients are used and not made")
+    return lowered
+
+
 def separate(graph: fx.Graph, work: Work) -> int:
     """Clone results where a pass broke a promise; returns how many."""
     infer_again(graph)
@@ -133,6 +143,7 @@ CLEAN_UP = (
 
 FINISH = (
     Pass("constants", "safe", fold),
+    Pass("per-sample gradients", "full", lower),
     Pass("combined", "full", combine_calls),
     Pass("results copied", "safe", separate),
     Pass("bytes off the peak", "safe", reorder),
