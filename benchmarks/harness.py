@@ -68,7 +68,7 @@ class Contender:
     Attributes:
         setup: takes the inputs, returns the call that is timed.
         needs: the package without which it is left out; ``"jax"`` gets jax arrays.
-        compiles: takes seconds to get ready; left out of the tiny size and of a quick look.
+        compiles: takes seconds to get ready; left out of quick looks and the tiny size.
     """
 
     setup: Setup
