@@ -25,6 +25,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import torch  # noqa: E402
 import triton  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch.utils import _pytree as pytree  # noqa: E402
 
 import jaxtorch  # noqa: E402
 from benchmarks.gpu_transforms import WORKLOADS  # noqa: E402
@@ -87,10 +88,10 @@ def relative_error(out: Any, expected: Any) -> float:
 
 def widened(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the arguments in float64."""
-    return tuple(
-        a.double() if isinstance(a, Tensor) and a.is_floating_point() else a
-        for a in args
+    own: tuple[Any, ...] = pytree.tree_map_only(
+        Tensor, lambda t: t.double() if t.is_floating_point() else t, args
     )
+    return own
 
 
 def measure_kernel(case: Case, clock: Clock) -> dict[str, Any]:

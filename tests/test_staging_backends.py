@@ -124,8 +124,10 @@ def test_explain_names_kernels_rewrites_and_the_back_end():
     lines = lowered.explain().splitlines()
     assert " ".join(lines[0].split()) == "op result flops bytes kernel freed after"
     assert lines[1].split()[4] == "aten"
-    assert lines[-3].startswith("backend: python (fusing saves 0.000168 MB")
-    assert lines[-2:] == ["rewrites:", "  mm(eye, W) is W"]
+    backend = next(line for line in lines if line.startswith("backend: "))
+    assert backend.startswith("backend: python (fusing saves 0.000")
+    assert "rewrites:" in lines
+    assert lines[-1] == "  mm(eye, W) is W"
 
 
 CAN = {

@@ -66,10 +66,11 @@ def _rows_kernel(
     total: tensor, rows: tensor, length: tensor, share: tensor,
     BLOCK_R: constexpr, BLOCK_N: constexpr, SQUARED: constexpr, ROOT: constexpr,
 ) -> None:  # fmt: skip
-    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     inside = (r < total)[:, None]
-    a_ptr += ((r // rows) * a_batch_stride + (r % rows) * a_row_stride)[:, None]
-    x_ptr += ((r // rows) * x_batch_stride)[:, None]
+    b = (r // rows).to(tl.int64)[:, None]
+    a_ptr += b * a_batch_stride + (r % rows).to(tl.int64)[:, None] * a_row_stride
+    x_ptr += b * x_batch_stride
     first = tl.program_id(1) * share
     acc = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
     for start in range(first, tl.minimum(first + share, length), BLOCK_N):
@@ -136,8 +137,8 @@ def rows_dot_supports(a: Tensor, x: Tensor) -> bool:
         and a.dtype is x.dtype
         and a.dtype in DTYPES
         and a.device == x.device
-        and a.shape[0] * a.shape[1] < LARGEST_GRID
-        and a.shape[2] < LARGEST_GRID
+        and a.shape[0] * a.shape[1] < LARGEST_GRID // 2
+        and a.shape[2] < LARGEST_GRID // 2
     )
 
 
@@ -175,8 +176,8 @@ def rows_norm_supports(x: Tensor) -> bool:
     return (
         x.dim() == 2
         and x.dtype in DTYPES
-        and x.shape[0] < LARGEST_GRID
-        and x.shape[1] < LARGEST_GRID
+        and x.shape[0] < LARGEST_GRID // 2
+        and x.shape[1] < LARGEST_GRID // 2
     )
 
 

@@ -95,9 +95,9 @@ def mm_batch(size: int, dims: Any, a: Tensor, b: Tensor) -> Any:
     if b_dim is None:
         if a_dim == 1:
             return torch.matmul(a, b), 1
-        return torch.matmul(to_front(a, a_dim), b), 0
+        return fast.shared_bmm(to_front(a, a_dim), b), 0
     if a_dim is None:
-        folded = torch.matmul(transposed(to_front(b, b_dim)), torch.t(a))
+        folded = fast.shared_bmm(transposed(to_front(b, b_dim)), torch.t(a))
         return transposed(folded), 0
     return fast.bmm(to_front(a, a_dim), to_front(b, b_dim)), 0
 
@@ -111,10 +111,10 @@ def bmm_batch(size: int, dims: Any, a: Tensor, b: Tensor) -> Any:
         return out.reshape(size, a.shape[1], *out.shape[1:]), 0
     if b_dim is None:
         rows = a.movedim(a_dim, 1)
-        out = torch.bmm(rows.flatten(1, 2), b)
+        out = fast.bmm(rows.flatten(1, 2), b)
         return out.reshape(*rows.shape[:3], out.shape[2]), 1
     columns = b.movedim(b_dim, 2)
-    out = torch.bmm(a, columns.flatten(2, 3))
+    out = fast.bmm(a, columns.flatten(2, 3))
     return out.reshape(*out.shape[:2], *columns.shape[2:]), 2
 
 
@@ -150,25 +150,25 @@ def _mm_operators(wanted: Any, a: Tensor, b: Tensor) -> Any:
 
 
 def _bmm_adjoint_by_right(g: Tensor, b: Tensor) -> Tensor:
-    return torch.bmm(g, transposed(b))
+    return fast.bmm(g, transposed(b))
 
 
 def _bmm_by_left(t: Tensor, a: Tensor) -> Tensor:
-    return torch.bmm(a, t)
+    return fast.bmm(a, t)
 
 
 def _bmm_adjoint_by_left(g: Tensor, a: Tensor) -> Tensor:
-    return torch.bmm(transposed(a), g)
+    return fast.bmm(transposed(a), g)
 
 
 def bmm_linearize(wanted: Any, a: Tensor, b: Tensor) -> Any:
     """``d(AB) = dA B + A dB`` for each matrix of the stack."""
-    return torch.bmm(a, b), _bmm_operators(wanted, a, b)
+    return fast.bmm(a, b), _bmm_operators(wanted, a, b)
 
 
 def _bmm_operators(wanted: Any, a: Tensor, b: Tensor) -> Any:
     return (
-        wanted[0] and Contraction(torch.bmm, _bmm_adjoint_by_right, b),
+        wanted[0] and Contraction(fast.bmm, _bmm_adjoint_by_right, b),
         wanted[1] and Contraction(_bmm_by_left, _bmm_adjoint_by_left, a),
     )
 

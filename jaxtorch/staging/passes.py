@@ -13,6 +13,7 @@ from jaxtorch.staging.combining import combine
 from jaxtorch.staging.constants import fold_constants
 from jaxtorch.staging.dead_results import drop_dead_results
 from jaxtorch.staging.memory import order_for_memory
+from jaxtorch.staging.multilinear.optimizer import optimize as optimize_products
 from jaxtorch.staging.per_sample import lower_per_sample
 from jaxtorch.staging.results import Results, keep_promises
 from jaxtorch.staging.reuse import reuse_memory
@@ -103,6 +104,15 @@ def fold(graph: fx.Graph, work: Work) -> int:
     return len(work.constants)
 
 
+def multiply_best(graph: fx.Graph, work: Work) -> int:
+    """Rewrite products through einsum normal form; returns how many results."""
+    lines = optimize_products(graph)
+    if lines:
+        work.rewrites += lines
+        clean_up(graph, work)
+    return len(lines)
+
+
 def combine_calls(graph: fx.Graph, work: Work) -> int:
     """Make one call of a product and a sum; returns how many."""
     made = combine(graph)
@@ -142,6 +152,7 @@ CLEAN_UP = (
 """Run again and again until none of them changes anything."""
 
 FINISH = (
+    Pass("multilinear", "full", multiply_best),
     Pass("constants", "safe", fold),
     Pass("per-sample gradients", "full", lower),
     Pass("combined", "full", combine_calls),

@@ -456,8 +456,6 @@ def gather(reader: Reader, node: Any, source: Any, dim: int, index: Any) -> Form
     if is_atom(form):
         raise OpaqueError
     value = index.meta["val"]
-    if value.dtype.is_floating_point or value.dtype == torch.bool:
-        raise OpaqueError
     length = shape_of(source)[dim]
     one_hot = one_hot_term(reader, index, length, node.meta["val"].dtype)
     names: list[Any] = [f"s{d}" for d in range(rank_of(source))]
@@ -468,7 +466,8 @@ def gather(reader: Reader, node: Any, source: Any, dim: int, index: Any) -> Form
 
 def one_hot_term(reader: Reader, index: Any, length: int, dtype: Any) -> Term:
     """Return ``[label == index]`` with the dims of the index, then the label."""
-    if length == 1 or index.meta["val"].numel() == 0:
+    value = index.meta["val"]
+    if length == 1 or value.numel() == 0 or value.dtype not in INTEGERS:
         raise OpaqueError
     seen = fresh(mapped(reader, index, lambda x: x)[0])
     label = Label(length)
@@ -596,6 +595,8 @@ def put(reader: Reader, node: Any) -> Form:
         raise OpaqueError
     shape = shape_of(base)
     places = [indices[d].meta["val"] for d in given]
+    if any(p.dtype not in INTEGERS for p in places):
+        raise OpaqueError
     depth = max(p.dim() for p in places)
     before, after = given[0], len(shape) - given[-1] - 1
     names: list[Any] = [f"s{d}" for d in range(before)]
@@ -625,6 +626,8 @@ SLOPES = (
     aten.hardswish_backward.default,
     aten.hardsigmoid_backward.default,
 )
+
+INTEGERS = {torch.int64, torch.int32}
 
 COUNTS = {aten.arange.default, aten.arange.start, aten.arange.start_step}
 

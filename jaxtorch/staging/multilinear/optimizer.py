@@ -5,6 +5,7 @@ is that of a set of calls and products, so that what two values share is paid fo
 """
 
 from collections.abc import Iterable
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +40,7 @@ from jaxtorch.staging.multilinear.planning import (
     trees_in,
 )
 from jaxtorch.staging.multilinear.reading import ORDER, PATHS, Policy, Reader
+from jaxtorch.staging.multilinear.text import form_text
 from jaxtorch.staging.rewriting import emit, shape_of
 
 aten = torch.ops.aten
@@ -238,18 +240,10 @@ class Plans:
                             used.update(sources_of(factor))
                 else:
                     used.update(node.all_input_nodes)
-            if node.op == "call_function" and not is_droppable(node):
-                used.add(node)
-                used.update(node.all_input_nodes)
         return used
 
 
 VIEWS = {aten.view.default, aten.permute.default, aten.slice.Tensor}
-
-
-def is_droppable(node: fx.Node) -> bool:
-    """Tell whether a node without users does nothing."""
-    return True
 
 
 def sources_of(factor: Any) -> list[fx.Node]:
@@ -302,11 +296,5 @@ def lower(lowering: Lowering, node: fx.Node, planned: list[Planned]) -> fx.Node:
 
 def describe(node: fx.Node, planned: list[Planned]) -> str:
     """Say in one line what a node was rewritten to."""
-    parts = []
-    for term, _ in planned:
-        tensors = len(term.atoms)
-        others = len(term.factors) - tensors
-        parts.append(
-            f"{tensors} tensors" + (f", {others} indicators" if others else "")
-        )
-    return f"{node.name}: {' + '.join(parts) or 'zero'}"
+    text = form_text(tuple(term for term, _ in planned))
+    return f"{node.name} = {shorten(text, 160, placeholder=' ...')}"
