@@ -100,3 +100,13 @@ def elementwise(
     else:
         operator = BroadcastElementwise(scale, operand.shape, out.shape, *residuals)
     return operator if operand.dtype is out.dtype else promoted(operator, operand, out)
+
+
+def keep_if(t: Tensor, condition: Tensor) -> Tensor:
+    """Keep ``t`` where the condition holds, zero elsewhere."""
+    return torch.masked_fill(t, torch.logical_not(condition), 0)
+
+
+def drop_if(t: Tensor, condition: Tensor) -> Tensor:
+    """Keep ``t`` where the condition does not hold, zero elsewhere."""
+    return torch.masked_fill(t, condition, 0)

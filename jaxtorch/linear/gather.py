@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jaxtorch.linear.broadcast import expand_to, sum_to
+from jaxtorch.linear.broadcast import sum_to
 from jaxtorch.linear.operator import LinearOperator
 
 
@@ -191,43 +191,3 @@ def may_repeat(indices: Sequence[Any]) -> bool:
 def is_mask(index: Tensor) -> bool:
     """Tell whether an index tensor is a mask: it names no entry twice."""
     return index.dtype in (torch.bool, torch.uint8)
-
-
-class Keep(LinearOperator):
-    """The tangent where ``mask`` is set, zero elsewhere, from a broadcast input."""
-
-    __slots__ = ("mask", "in_shape", "out_shape")
-
-    def __init__(
-        self, mask: Tensor, in_shape: torch.Size, out_shape: torch.Size
-    ) -> None:
-        self.mask = mask
-        self.in_shape = in_shape
-        self.out_shape = out_shape
-
-    def apply(self, tangent: Tensor) -> Tensor:
-        out = torch.masked_fill(tangent, torch.logical_not(self.mask), 0)
-        return expand_to(out, self.out_shape)
-
-    def apply_transpose(self, cotangent: Tensor) -> Tensor:
-        kept = torch.masked_fill(cotangent, torch.logical_not(self.mask), 0)
-        return sum_to(kept, self.in_shape)
-
-
-class Drop(LinearOperator):
-    """The tangent where ``mask`` is not set, zero elsewhere, from a broadcast input."""
-
-    __slots__ = ("mask", "in_shape", "out_shape")
-
-    def __init__(
-        self, mask: Tensor, in_shape: torch.Size, out_shape: torch.Size
-    ) -> None:
-        self.mask = mask
-        self.in_shape = in_shape
-        self.out_shape = out_shape
-
-    def apply(self, tangent: Tensor) -> Tensor:
-        return expand_to(torch.masked_fill(tangent, self.mask, 0), self.out_shape)
-
-    def apply_transpose(self, cotangent: Tensor) -> Tensor:
-        return sum_to(torch.masked_fill(cotangent, self.mask, 0), self.in_shape)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jaxtorch.linear.diagonal import Elementwise, elementwise
+from jaxtorch.linear.diagonal import Elementwise, drop_if, elementwise, keep_if
 from jaxtorch.linear.operator import General
 from jaxtorch.rules.batching import (
     align,
@@ -28,16 +28,6 @@ def where_batch(size: int, dims: Any, condition: Tensor, x: Tensor, y: Tensor) -
     if dim == dims[1] == dims[2] and condition.dim() == x.dim() == y.dim():
         return torch.where(condition, x, y), dim
     return torch.where(*align((condition, x, y), dims)), 0
-
-
-def keep_if(t: Tensor, condition: Tensor) -> Tensor:
-    """Keep ``t`` where the condition holds, zero elsewhere."""
-    return torch.masked_fill(t, torch.logical_not(condition), 0)
-
-
-def drop_if(t: Tensor, condition: Tensor) -> Tensor:
-    """Keep ``t`` where the condition does not hold, zero elsewhere."""
-    return torch.masked_fill(t, condition, 0)
 
 
 def where_linearize(wanted: Any, condition: Tensor, x: Tensor, y: Tensor) -> Any:

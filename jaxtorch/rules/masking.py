@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from jaxtorch.errors import DataDependentError, explain
-from jaxtorch.linear.cast import promoted
-from jaxtorch.linear.diagonal import Elementwise
-from jaxtorch.linear.gather import Drop, Keep
+from jaxtorch.linear.diagonal import Elementwise, drop_if, elementwise, keep_if
 from jaxtorch.rules.batching import align, to_front
 from jaxtorch.rules.makers import zero_derivative
 from jaxtorch.rules.record import Record
@@ -21,8 +19,8 @@ def masked_fill_linearize(wanted: Any, x: Tensor, mask: Tensor, value: Any) -> A
     out = torch.masked_fill(x, mask, value)
     filled: Any = None
     if wanted[2]:
-        filled = promoted(Keep(mask, value.shape, out.shape), value, out)
-    return out, (wanted[0] and Drop(mask, x.shape, out.shape), None, filled)
+        filled = elementwise(keep_if, value, out, mask)
+    return out, (wanted[0] and elementwise(drop_if, x, out, mask), None, filled)
 
 
 def masked_fill_batch(size: int, dims: Any, x: Tensor, mask: Tensor, value: Any) -> Any:

@@ -278,67 +278,31 @@ def aminmax_decompose(x: Tensor, *, dim: Any = None, keepdim: bool = False) -> A
     return torch.amin(x, dims, keepdim), torch.amax(x, dims, keepdim)
 
 
+def linear(overload: OpOverload, call: Any = None, mean: bool = False) -> Record:
+    """Make the record of a sum or mean; ``call`` reduces given dims of all examples."""
+    batch = full_reduction_batch(call) if call else reduction_batch(overload)
+    return Record(overload, batch, linear_reduction(overload, mean))
+
+
+def weighted(overload: OpOverload, scale_of: Any, call: Any = None) -> Record:
+    """Make the record of a reduction with the rule ``weighted_reduction``."""
+    batch = full_reduction_batch(call) if call else reduction_batch(overload)
+    return Record(overload, batch, weighted_reduction(overload, scale_of))
+
+
 RECORDS = (
-    Record(
-        aten.sum.default,
-        full_reduction_batch(torch.sum),
-        linear_reduction(aten.sum.default, False),
-    ),
-    Record(
-        aten.sum.dim_IntList,
-        reduction_batch(aten.sum.dim_IntList),
-        linear_reduction(aten.sum.dim_IntList, False),
-    ),
-    Record(
-        aten.mean.default,
-        full_reduction_batch(torch.mean),
-        linear_reduction(aten.mean.default, True),
-    ),
-    Record(
-        aten.mean.dim,
-        reduction_batch(aten.mean.dim),
-        linear_reduction(aten.mean.dim, True),
-    ),
-    Record(
-        aten.nansum.default,
-        reduction_batch(aten.nansum.default),
-        weighted_reduction(aten.nansum.default, nansum_scale),
-    ),
-    Record(
-        aten.amax.default,
-        reduction_batch(aten.amax.default),
-        weighted_reduction(aten.amax.default, extremum_scale),
-    ),
-    Record(
-        aten.amin.default,
-        reduction_batch(aten.amin.default),
-        weighted_reduction(aten.amin.default, extremum_scale),
-    ),
-    Record(
-        aten.max.default,
-        full_reduction_batch(torch.amax),
-        weighted_reduction(aten.max.default, chosen_scale),
-    ),
-    Record(
-        aten.min.default,
-        full_reduction_batch(torch.amin),
-        weighted_reduction(aten.min.default, chosen_scale),
-    ),
-    Record(
-        aten.prod.default,
-        full_reduction_batch(whole_prod),
-        weighted_reduction(aten.prod.default, prod_scale),
-    ),
-    Record(
-        aten.prod.dim_int,
-        reduction_batch(aten.prod.dim_int),
-        weighted_reduction(aten.prod.dim_int, prod_scale),
-    ),
-    Record(
-        aten.logsumexp.default,
-        reduction_batch(aten.logsumexp.default),
-        weighted_reduction(aten.logsumexp.default, logsumexp_scale),
-    ),
+    linear(aten.sum.default, torch.sum),
+    linear(aten.sum.dim_IntList),
+    linear(aten.mean.default, torch.mean, mean=True),
+    linear(aten.mean.dim, mean=True),
+    weighted(aten.nansum.default, nansum_scale),
+    weighted(aten.amax.default, extremum_scale),
+    weighted(aten.amin.default, extremum_scale),
+    weighted(aten.max.default, chosen_scale, torch.amax),
+    weighted(aten.min.default, chosen_scale, torch.amin),
+    weighted(aten.prod.default, prod_scale, whole_prod),
+    weighted(aten.prod.dim_int, prod_scale),
+    weighted(aten.logsumexp.default, logsumexp_scale),
     spread(aten.var.correction, var_scale, False),
     spread(aten.std.correction, std_scale, False),
     spread(aten.var_mean.correction, var_scale, True),
