@@ -19,7 +19,11 @@ from jaxtorch.transforms.deriving import push_through, record_through
 from jaxtorch.transforms.vmap import vmap
 
 torch_checkpoint = torch.utils.checkpoint.checkpoint
-TORCH_HOOKS = torch.utils.checkpoint._checkpoint_without_reentrant_generator
+# From 2.14 on torch calls the second of these names.
+HOOKS = "_checkpoint_without_reentrant_generator"
+if hasattr(torch.utils.checkpoint, f"{HOOKS}_impl"):
+    HOOKS = f"{HOOKS}_impl"
+TORCH_HOOKS = getattr(torch.utils.checkpoint, HOOKS)
 Function = Callable[..., Any]
 Run = Callable[[Leaves], Leaves]
 
@@ -233,10 +237,10 @@ def hooks_inside(*args: Any, **kwargs: Any) -> Iterator[None]:
         yield from TORCH_HOOKS(*args, **kwargs)
 
 
-def checkpoint_inside(func: Function, *args: Any, **kwargs: Any) -> Any:
+def checkpoint_inside(func: Function | None = None, *args: Any, **kwargs: Any) -> Any:
     """Stand in for ``torch.utils.checkpoint.checkpoint`` while a level is open."""
     rest = {k: kwargs.pop(k, None) for k in OPTIONS}
-    if not STATE.levels or rest["context_fn"] is not None:
+    if func is None or not STATE.levels or rest["context_fn"] is not None:
         given = {k: v for k, v in rest.items() if v is not None}
         return torch_checkpoint(func, *args, **given, **kwargs)
     preserve = rest["preserve_rng_state"] is not False
@@ -250,4 +254,5 @@ OPTIONS = (
     "determinism_check",
     "debug",
     "early_stop",
+    "respect_saved_tensors_hooks",
 )

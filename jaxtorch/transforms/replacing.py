@@ -23,7 +23,7 @@ def install() -> None:
     )
     hooks.replace(
         torch.utils.checkpoint,
-        "_checkpoint_without_reentrant_generator",
+        checkpoint.HOOKS,
         checkpoint.TORCH_HOOKS,
         checkpoint.hooks_inside,
     )
