@@ -2,6 +2,7 @@
 
 from benchmarks.kernels import (
     dot,
+    matmul,
     per_sample,
     per_sample_convolution,
     per_sample_norm,
@@ -9,6 +10,7 @@ from benchmarks.kernels import (
 
 FAMILIES = {
     "dot": dot,
+    "matmul": matmul,
     "per_sample": per_sample,
     "per_sample_convolution": per_sample_convolution,
     "per_sample_norm": per_sample_norm,

@@ -5,6 +5,7 @@ Importing it defines the operators ``torch.ops.jaxtorch.*``; ``OPERATORS`` lists
 
 from jaxtorch.kernels import (
     dot,
+    matmul,
     per_sample,
     per_sample_convolution,
     per_sample_norm,
@@ -13,6 +14,7 @@ from jaxtorch.kernels.operator import OPERATORS, PLAIN
 
 FAMILIES = {
     "dot": dot,
+    "matmul": matmul,
     "per_sample": per_sample,
     "per_sample_convolution": per_sample_convolution,
     "per_sample_norm": per_sample_norm,

@@ -18,6 +18,10 @@ SHORT = 8
 """cuBLAS is made for long sums; a product of fewer columns only waits for memory."""
 PER_SAMPLE_WEIGHT = OPERATORS["per_sample_weight"]
 CONVOLUTION_WEIGHT = OPERATORS["per_sample_convolution_weight"]
+MANY = 256
+"""From so many small products on, cuBLAS waits for its tiles and not for memory."""
+SMALL_BMM = OPERATORS["small_bmm"]
+SHARED_BMM = OPERATORS["shared_bmm"]
 ROWS_DOT = OPERATORS["rows_dot"]
 ROWS_NORM = OPERATORS["rows_norm"]
 
@@ -28,16 +32,34 @@ def runs(*tensors: Tensor) -> bool:
 
 
 def bmm(a: Tensor, b: Tensor) -> Tensor:
-    """Multiply matrices [B, M, K] and [B, K, N]; few columns make an outer product."""
+    """Multiply [B, M, K] and [B, K, N]; cuBLAS is for neither small nor thin ones."""
     if not runs(a, b):
         return torch.bmm(a, b)
     if b.shape[2] == 1:
         return mv(a, b.squeeze(2)).unsqueeze(2)
     if a.shape[1] == 1:
         return mv(b.mT, a.squeeze(1)).unsqueeze(1)
+    if a.shape[0] >= MANY and SMALL_BMM.chosen(a, b):
+        return SMALL_BMM.overload(a, b)  # type: ignore[no-any-return]
     if a.shape[2] <= SHORT and PER_SAMPLE_WEIGHT.chosen(b, a.mT):
         return PER_SAMPLE_WEIGHT.overload(b, a.mT)  # type: ignore[no-any-return]
     return torch.bmm(a, b)
+
+
+def shared_bmm(x: Tensor, w: Tensor) -> Tensor:
+    """Multiply matrices [B, M, K] and one [K, N].
+
+    Rows at one distance are the rows of one matrix. Of others torch makes B products,
+    which are too small if M is, or a copy.
+    """
+    if (
+        runs(x, w)
+        and 1 < x.shape[1] <= 64
+        and x.stride(0) != x.shape[1] * x.stride(1)
+        and SHARED_BMM.chosen(x, w)
+    ):
+        return SHARED_BMM.overload(x, w)  # type: ignore[no-any-return]
+    return torch.matmul(x, w)
 
 
 def mv(a: Tensor, x: Tensor) -> Tensor:
