@@ -6,6 +6,7 @@ from benchmarks.kernels import (
     per_sample,
     per_sample_convolution,
     per_sample_norm,
+    pointwise,
 )
 
 FAMILIES = {
@@ -14,4 +15,5 @@ FAMILIES = {
     "per_sample": per_sample,
     "per_sample_convolution": per_sample_convolution,
     "per_sample_norm": per_sample_norm,
+    "pointwise": pointwise,
 }

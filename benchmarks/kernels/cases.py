@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from jaxtorch.kernels import OPERATORS
-from jaxtorch.kernels.operator import Operator
+from jaxtorch.kernels.operator import Operator, tensors_of
 
 BANDWIDTH = 3.35e12
 """Bytes a second of an H100 SXM."""
@@ -29,6 +29,7 @@ class Case:
         peers: what it competes with, by name: functions of the same arguments.
         configs: the configs of its launcher, by name, that are timed beside each other.
         make: makes a tensor of a shape, where random numbers won't do.
+        listed: whether the operator takes its tensors as one list.
     """
 
     operator: str
@@ -40,6 +41,7 @@ class Case:
     peers: dict[str, Callable[..., Any]] = field(default_factory=dict)
     configs: dict[str, Any] = field(default_factory=dict)
     make: Callable[..., Tensor] = torch.randn
+    listed: bool = False
 
     @property
     def kernel(self) -> Operator:
@@ -53,18 +55,22 @@ class Case:
         """Draw the arguments."""
         shapes = self.tiny if tiny else self.shapes
         tensors = [self.make(s, dtype=self.dtype, device=device) for s in shapes]
-        return (*tensors, *self.rest)
+        return self.call(tensors)
+
+    def call(self, tensors: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the arguments of a call with these tensors."""
+        given = [list(tensors)] if self.listed else tensors
+        return (*given, *self.rest)
 
     def flops(self) -> int:
         """Count the operations at full size."""
-        return self.kernel.flops(*self.shapes, *self.rest)
+        return self.kernel.flops(*self.call(self.shapes))
 
     def traffic(self) -> int:
         """Count the bytes if each input is read and each output written once."""
         args = self.arguments("meta")
         out = self.kernel.overload(*args)
-        outs = out if isinstance(out, (tuple, list)) else (out,)
-        return sum(t.nbytes for t in (*args, *outs) if isinstance(t, Tensor))
+        return sum(t.nbytes for t in tensors_of((args, out)))
 
     def roofline(self) -> float:
         """Return the seconds that an H100 needs at least."""

@@ -9,6 +9,7 @@ from jaxtorch.kernels import (
     per_sample,
     per_sample_convolution,
     per_sample_norm,
+    pointwise,
 )
 from jaxtorch.kernels.operator import OPERATORS, PLAIN
 
@@ -18,6 +19,7 @@ FAMILIES = {
     "per_sample": per_sample,
     "per_sample_convolution": per_sample_convolution,
     "per_sample_norm": per_sample_norm,
+    "pointwise": pointwise,
 }
 
 __all__ = ["FAMILIES", "OPERATORS", "PLAIN"]

@@ -1,6 +1,6 @@
 """How a kernel becomes an operator of PyTorch, and the table of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,17 +40,28 @@ class Operator:
     def chosen(self, *args: Any) -> bool:
         """Tell whether a rule should call the operator: its kernel would run."""
         return (
-            switched_on(args[0])
-            and all(
-                type(a) in PLAIN and not a.requires_grad
-                for a in args
-                if isinstance(a, Tensor)
-            )
+            switched_on(first_of(args))
+            and all(type(a) in PLAIN and not a.requires_grad for a in tensors_of(args))
             and self.supports(*args)
         )
 
 
 OPERATORS: dict[str, Operator] = {}
+
+
+def first_of(args: tuple[Any, ...]) -> Any:
+    """Return the first tensor, which says where a call runs."""
+    first = args[0]
+    return first[0] if isinstance(first, (list, tuple)) else first
+
+
+def tensors_of(args: tuple[Any, ...]) -> Iterator[Tensor]:
+    """Yield the tensors among the arguments, also those of lists."""
+    for arg in args:
+        if isinstance(arg, Tensor):
+            yield arg
+        elif isinstance(arg, (list, tuple)):
+            yield from tensors_of(tuple(arg))
 
 
 def switched_on(x: Tensor) -> bool:
@@ -87,14 +98,12 @@ def define(
     overload: OpOverload = packet.default
 
     def run(*args: Any) -> Any:
-        if switched_on(args[0]) and supports(*args):
+        if switched_on(first_of(args)) and supports(*args):
             return launcher(*args)
         return reference(*args)
 
     def recorded(*args: Any) -> Any:
-        if torch.is_grad_enabled() and any(
-            isinstance(a, Tensor) and a.requires_grad for a in args
-        ):
+        if torch.is_grad_enabled() and any(a.requires_grad for a in tensors_of(args)):
             return reference(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return overload(*args)

@@ -24,6 +24,8 @@ SMALL_BMM = OPERATORS["small_bmm"]
 SHARED_BMM = OPERATORS["shared_bmm"]
 ROWS_DOT = OPERATORS["rows_dot"]
 ROWS_NORM = OPERATORS["rows_norm"]
+run_program = OPERATORS["pointwise"].reference
+"""A call of ``pointwise`` in torch's calls."""
 
 
 def runs(*tensors: Tensor) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx
 
+from jaxtorch.staging.chains import fuse_chains
 from jaxtorch.staging.combining import combine
 from jaxtorch.staging.constants import fold_constants
 from jaxtorch.staging.dead_results import drop_dead_results
@@ -68,6 +69,7 @@ class Work:
     Attributes:
         optimize: "safe" (values stay the same bit by bit) or "full".
         fold: whether constants may be computed now and kept.
+        kernels: whether chains may become kernels: not where a compiler follows.
         promised: what is known of the results of the graph as it was traced.
         changes: how many nodes (or bytes) each pass changed.
         constants: the tensors of the placeholders that constant folding put behind the
@@ -75,9 +77,12 @@ class Work:
         rewrites: what was rewritten, in words.
     """
 
-    def __init__(self, graph: fx.Graph, optimize: str, fold: bool) -> None:
+    def __init__(
+        self, graph: fx.Graph, optimize: str, fold: bool, kernels: bool
+    ) -> None:
         self.optimize = optimize
         self.fold = fold
+        self.kernels = kernels
         self.promised = Results(graph)
         self.changes: dict[str, int] = {}
         self.constants: list[Tensor] = []
@@ -111,6 +116,17 @@ def multiply_best(graph: fx.Graph, work: Work) -> int:
         work.rewrites += lines
         clean_up(graph, work)
     return len(lines)
+
+
+def fuse(graph: fx.Graph, work: Work) -> int:
+    """Make kernels of chains of calls, where kernels run; returns how many calls."""
+    if not work.kernels:
+        return 0
+    fused = fuse_chains(graph)
+    if fused:
+        drop_dead_code(graph)
+        work.rewrites.append(f"{fused} elementwise calls and sums run in kernels")
+    return fused
 
 
 def combine_calls(graph: fx.Graph, work: Work) -> int:
@@ -155,6 +171,7 @@ FINISH = (
     Pass("multilinear", "full", multiply_best),
     Pass("constants", "safe", fold),
     Pass("per-sample gradients", "full", lower),
+    Pass("fused", "full", fuse),
     Pass("combined", "full", combine_calls),
     Pass("results copied", "safe", separate),
     Pass("bytes off the peak", "safe", reorder),
@@ -163,9 +180,11 @@ FINISH = (
 """Run once, in this order."""
 
 
-def optimize_graph(graph: fx.Graph, optimize: str = "full", fold: bool = False) -> Work:
+def optimize_graph(
+    graph: fx.Graph, optimize: str = "full", fold: bool = False, kernels: bool = True
+) -> Work:
     """Run all passes that the level of optimization allows."""
-    work = Work(graph, optimize, fold)
+    work = Work(graph, optimize, fold, kernels)
     drop_inner_marks(graph)
     clean_up(graph, work)
     for each in FINISH:

@@ -196,6 +196,7 @@ RESHAPES: tuple[OpOverload, ...] = (
 )
 PERMUTES = (aten.permute.default, aten.transpose.int, aten.t.default)
 FILLS: dict[OpOverload, Callable[[fx.Node], Any]] = {
+    aten.fill.Scalar: lambda node: node.args[1],
     aten.full.default: lambda node: node.args[1],
     aten.full_like.default: lambda node: node.args[1],
     aten.ones.default: lambda node: 1,

@@ -66,7 +66,7 @@ class Staged:
         self.changes: dict[str, int] = {}
         self.rewrites: list[str] = []
         if optimize != "none":
-            work = optimize_graph(self.graph, optimize, fold)
+            work = optimize_graph(self.graph, optimize, fold, backend != "inductor")
             self.changes, self.rewrites = work.changes, work.rewrites
             self.captured += work.constants
         self.install()

@@ -79,6 +79,8 @@ def compare(out: Tensor, expected: Tensor, fake: Tensor) -> None:
 
 def exact(arg: Any) -> Any:
     """Return an argument in float64 on the CPU."""
+    if isinstance(arg, list):
+        return [exact(a) for a in arg]
     if not isinstance(arg, Tensor):
         return arg
     return arg.cpu().double() if arg.is_floating_point() else arg.cpu()
@@ -86,6 +88,8 @@ def exact(arg: Any) -> Any:
 
 def on_meta(arg: Any) -> Any:
     """Return an argument without its data."""
+    if isinstance(arg, list):
+        return [on_meta(a) for a in arg]
     return arg.to("meta") if isinstance(arg, Tensor) else arg
 
 

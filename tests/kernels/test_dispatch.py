@@ -50,7 +50,7 @@ def test_forced_kernels_give_the_same(launches):
         out = per_sample_gradients(*inputs())
         assert len(launches) == 1
         staged = jaxtorch.jit(per_sample_gradients)(*inputs())
-    assert len(launches) == 2
+    assert len(launches) == 3, "the gradient of tanh is a kernel of its own"
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(staged, expected)
 
