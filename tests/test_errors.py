@@ -306,6 +306,13 @@ DERIVATIVES = {
     "jacfwd of integers": usage(lambda: jacfwd(torch.neg)(I), "floating point"),
     "jacrev chunk": argument(lambda: jacrev(torch.sin, chunk_size=0), "chunk_size"),
     "jacfwd chunk": argument(lambda: jacfwd(torch.sin, chunk_size=-2), "chunk_size"),
+    "to_sparse under vmap": usage(
+        lambda: vmap(lambda x: x.to_sparse().to_dense())(X), "can't be made sparse"
+    ),
+    "to_sparse under grad": usage(
+        lambda: grad(lambda x: x.to_sparse().to_dense().sum())(X),
+        "can't be made sparse",
+    ),
     "grad writes captured": Refusal(
         lambda: grad(lambda x: CAPTURED.mul_(x).sum())(V),
         errors.MutationError,

@@ -204,6 +204,18 @@ def to_sparse_batch(size: int, dims: Any, x: Tensor, *args: Any, **kwargs: Any) 
     )
 
 
+def to_sparse_linearize(wanted: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Refuse: a value of a transform is dense."""
+    raise UsageError(
+        explain(
+            "to_sparse",
+            "a differentiated tensor can't be made sparse: values and derivatives of a "
+            "transform are dense.",
+            "stay dense (x * mask), or make it sparse outside of the transform",
+        )
+    )
+
+
 RECORDS = (
     Record(aten.clone.default, clone_batch, clone_linearize),
     Record(aten._to_copy.default, to_copy_batch, to_copy_linearize),
@@ -237,6 +249,6 @@ RECORDS = (
         lambda t, r, angle: t * torch.polar(torch.ones_like(r), angle),
         lambda t, r, angle: t * torch.polar(r, angle) * 1j,
     ),
-    Record(aten._to_sparse.default, to_sparse_batch),
-    Record(aten._to_sparse.sparse_dim, to_sparse_batch),
+    Record(aten._to_sparse.default, to_sparse_batch, to_sparse_linearize),
+    Record(aten._to_sparse.sparse_dim, to_sparse_batch, to_sparse_linearize),
 )
