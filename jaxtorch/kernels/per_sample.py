@@ -129,7 +129,7 @@ def _weight_kernel(
     mask = (o < outs)[:, None] & (i < ins)[None, :]
     if SQUARED:
         acc = tl.where(mask, acc, 0.0)  # an infinity times a zero behind the end
-        tl.store(out_ptr + tl.program_id(0), tl.sum(tl.sum(acc * acc, 1), 0))
+        tl.store(out_ptr + tl.program_id(0), tl.sum(acc * acc))
     else:
         offsets = b * outs * ins + o.to(tl.int64)[:, None] * ins + i[None, :]
         tl.store(out_ptr + offsets, acc.to(out_ptr.dtype.element_ty), mask=mask)

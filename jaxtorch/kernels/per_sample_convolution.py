@@ -119,7 +119,7 @@ def _convolution_kernel(
     mask = (o < outs)[:, None] & (k < size)[None, :]
     if SQUARED:
         acc = tl.where(mask, acc, 0.0)  # an infinity times a zero behind the end
-        tl.store(out_ptr + tl.program_id(0), tl.sum(tl.sum(acc * acc, 1), 0))
+        tl.store(out_ptr + tl.program_id(0), tl.sum(acc * acc))
     else:
         offsets = (b * outs + o.to(tl.int64)[:, None]) * size + k[None, :]
         tl.store(out_ptr + offsets, acc.to(out_ptr.dtype.element_ty), mask=mask)

@@ -136,7 +136,7 @@ def _gram_kernel(
     )  # fmt: skip
     inside = (t < length)[:, None] & (u < length)[None, :]
     # An infinity times a zero behind the end is no part of the sum.
-    total = tl.sum(tl.sum(tl.where(inside, a * g, 0.0), 1), 0)
+    total = tl.sum(tl.where(inside, a * g, 0.0))
     tl.store(out_ptr + tl.program_id(0), tl.where(row == column, total, 2 * total))
 
 
@@ -226,12 +226,12 @@ def _embedding_kernel(
     equal &= ((t < length) & ((first != padding_idx) | (padding_idx < 0)))[:, None]
     equal &= (u < length)[None, :]
     total = 0.0
-    if tl.max(tl.max(equal.to(tl.int32), 1), 0) > 0:
+    if tl.max(equal.to(tl.int32)) > 0:
         g = _gram(
             g_ptr + b * g_batch_stride, g_row_stride, t, u, length, size,
             BLOCK_T, BLOCK_K, PRECISION,
         )  # fmt: skip
-        total = tl.sum(tl.sum(tl.where(equal, g, 0.0), 1), 0)
+        total = tl.sum(tl.where(equal, g, 0.0))
     tl.store(out_ptr + tl.program_id(0), tl.where(row == column, total, 2 * total))
 
 
