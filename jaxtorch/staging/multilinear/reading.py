@@ -60,7 +60,7 @@ class Reader:
         forms: the form of each node with a floating-point tensor.
         names: the contractions among the nodes, with the product that each is.
         meanings: the forms of the nodes that were kept.
-        sums: whether sums were computed that another policy keeps apart.
+        sums: whether there are sums that the policies treat differently.
     """
 
     def __init__(self, graph: fx.Graph, policy: Policy, tables: "Tables") -> None:
@@ -120,9 +120,12 @@ class Reader:
             if len(term.factors) > LONGEST_TERM:
                 return self.atom(node)
         if len(form) > 1:
-            if self.policy.sums or not all(map(is_unstructured, form)):
+            if any(not t.is_dense or is_outer(t) for t in form):
                 return form
-            self.sums |= any(is_contraction(t) and len(t.factors) > 2 for t in form)
+            if all(len(t.factors) > 2 for t in form):
+                self.sums = True
+                if self.policy.sums:
+                    return form
             return self.computed(node, form)
         if form and is_pointwise(form[0]):
             return self.computed(node, form)
@@ -143,6 +146,9 @@ class Reader:
     ) -> Form:
         """Return the form of an ``einsum`` of two nodes."""
         a, b = self.of(first), self.of(second)
+        if len(a) > 1 and len(b) > 1:
+            a = a if may_multiply(a) else self.computed(first, a)
+            b = b if may_multiply(b) else self.computed(second, b)
         if set(names) == set(others) == set(out):
             if covers(b, node) and is_dense_sum(a):
                 a = self.computed(first, a)
@@ -179,6 +185,21 @@ def is_dense_sum(form: Form) -> bool:
 def is_unstructured(term: Term) -> bool:
     """Tell whether a term has no indicator and no broadcast label."""
     return term.is_dense and term.free <= labels_of(term.factors)
+
+
+def is_outer(term: Term) -> bool:
+    """Tell whether a term has more elements than any of its tensors: a low rank."""
+    elements = size(term.axes)
+    return len(term.atoms) > 1 and all(size(a.axes) < elements for a in term.atoms)
+
+
+def may_multiply(form: Form) -> bool:
+    """Tell whether a sum may be multiplied out with another sum.
+
+    Terms that nearly cancel must be added before they are squared: only sums over
+    places (indicators) or of outer products are multiplied out.
+    """
+    return any(not t.is_dense for t in form) or all(map(is_outer, form))
 
 
 def is_contraction(term: Term) -> bool:
