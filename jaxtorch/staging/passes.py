@@ -168,9 +168,9 @@ CLEAN_UP = (
 """Run again and again until none of them changes anything."""
 
 FINISH = (
+    Pass("per-sample gradients", "full", lower),
     Pass("multilinear", "full", multiply_best),
     Pass("constants", "safe", fold),
-    Pass("per-sample gradients", "full", lower),
     Pass("fused", "full", fuse),
     Pass("combined", "full", combine_calls),
     Pass("results copied", "safe", separate),

@@ -18,7 +18,7 @@ aten = torch.ops.aten
 WEIGHT = OPERATORS["per_sample_weight"]
 SQUARED_NORM = OPERATORS["per_sample_squared_norm"]
 WEIGHTED_SUM = OPERATORS["per_sample_weighted_sum"]
-PRODUCTS = (aten.bmm.default,)
+PRODUCTS = (aten.bmm.default, OPERATORS["small_bmm"].overload)
 ROWS_NORM = OPERATORS["rows_norm"].overload
 
 

@@ -78,6 +78,16 @@ def test_the_gradients_are_not_made(func, length):
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_many_small_gradients_are_not_made():
+    w, _ = inputs(3)
+    xs = torch.randn(300, 10, 24, device=DEVICE)
+    expected, _ = staged(squared_norms, "off", w, xs)
+    out, names = staged(squared_norms, "force", w, xs)
+    assert NORM in names
+    assert not names & GRADIENTS
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_half_precision_keeps_its_dtype():
     args = inputs(3, torch.bfloat16)
     out, names = staged(squared_norms, "force", *args)
