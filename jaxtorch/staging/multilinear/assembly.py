@@ -83,9 +83,10 @@ class Assembler:
             if term.coef != 1:
                 node = emit(self.before, aten.mul.Tensor, node, term.coef)
         node, labels = self.scatter(node, labels, term)
-        for factor in term.factors:
-            if isinstance(factor, Window):
-                node, labels = self.place(node, labels, factor, term.free)
+        windows = [f for f in term.factors if isinstance(f, Window)]
+        for i, window in enumerate(windows):
+            kept = term.free | labels_of(windows[i + 1 :])
+            node, labels = self.place(node, labels, window, kept)
         return self.shaped(node, labels, term)
 
     def number(self, value: float) -> fx.Node:
@@ -119,7 +120,7 @@ class Assembler:
         return emit(self.before, aten.expand.default, node, shape)
 
     def place(
-        self, node: fx.Node, labels: list[Label], window: Window, free: set[Label]
+        self, node: fx.Node, labels: list[Label], window: Window, kept: set[Label]
     ) -> tuple[fx.Node, list[Label]]:
         """Apply one window: a diagonal, zeros around, or both."""
         big, small = window.big, window.small
@@ -132,14 +133,14 @@ class Assembler:
         sizes = [x.size for x in rest]
         length = size_of(small)
         node = self.viewed(node, [*sizes, length])
-        free_too = [x for x in small if x in free]
-        if free_too:
-            if len(free_too) < len(small):
+        twice = kept & set(small)
+        if twice:
+            if len(twice) < len(small):
                 raise OpaqueError
             node = emit(self.before, aten.diag_embed.default, node)
         pad = [window.offset, big.size - window.offset - length]
         node = emit(self.before, aten.constant_pad_nd.default, node, pad, 0)
-        order = [*rest, *free_too, big]
+        order = [*rest, *(small if twice else ()), big]
         return self.viewed(node, [x.size for x in order]), order
 
     def viewed(self, node: fx.Node, shape: list[int]) -> fx.Node:
@@ -156,7 +157,8 @@ class Assembler:
         if not one_hots:
             return node, labels
         over = list(dict.fromkeys(x for h in one_hots for x in labels_in(h.index)))
-        kept = [x for x in over if x in term.free]
+        others = labels_of(f for f in term.factors if isinstance(f, Window))
+        kept = [x for x in over if x in term.free or x in others]
         rest = [x for x in labels if x not in over]
         node = self.grown(node, labels, [*rest, *over])
         indices: list[Any] = [None] * len(rest)

@@ -50,12 +50,14 @@ def product_cost(
     ``union`` is the number of elements of the product before the sum.
     """
     touched = (left + right + out) * itemsize
+    calls = machine.call + machine.view
     if union == out:
-        return machine.call + touched / machine.bytes
+        return calls + touched / machine.bytes
     if union == left == right:
         touched += 2 * union * itemsize  # multiplied, then summed
-        return 2 * machine.call + touched / machine.bytes
-    return machine.call + touched / machine.bytes + 2 * union / machine.flops
+        return calls + machine.call + touched / machine.bytes
+    arithmetic = 2 * union / machine.flops
+    return calls + machine.view + touched / machine.bytes + arithmetic
 
 
 def node_cost(machine: Machine, node: fx.Node) -> float:

@@ -259,6 +259,8 @@ def mapped(reader: Reader, source: Any, make: Callable[[Any], Any]) -> Form:
     form = reader.of(source)
     if len(form) != 1 or len(form[0].factors) != 1 or form[0].coef != 1:
         form = reader.atom(source)
+    if not form:
+        raise OpaqueError  # no element
     term = form[0]
     if not term.is_dense:
         raise OpaqueError
@@ -422,6 +424,8 @@ def keep_where(reader: Reader, node: Any) -> Form:
 def function(reader: Reader, node: Any) -> Form:
     """A function of each element of a tensor that is broadcast afterwards."""
     x, *rest = node.args
+    if any(isinstance(value, fx.Node) for value in rest):
+        raise OpaqueError
     kwargs = tuple(node.kwargs.items())
     form = mapped(reader, x, lambda x: Call(node.target, (x, *rest), kwargs))
     if covers(form, node):

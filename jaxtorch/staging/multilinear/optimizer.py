@@ -161,9 +161,8 @@ class Plans:
             planned.append(best)
             mask |= need
             sizes = assembly_sizes(best.term)
-            for size in [*sizes, *([elements_of(term)] if len(form) > 1 else [])]:
-                total += planner.machine.call
-                total += 3 * size * planner.itemsize / planner.machine.bytes
+            sizes += [elements_of(term)] if len(form) > 1 else []
+            total += assembly_cost(planner, sizes, best.term)
         return planned, mask | self.item(("assembly", node), total)
 
     def plan_term(
@@ -241,6 +240,14 @@ class Plans:
                 else:
                     used.update(node.all_input_nodes)
         return used
+
+
+def assembly_cost(planner: Planner, sizes: list[int], term: Term) -> float:
+    """Return the cost of placing a core in its value, and of adding it to others."""
+    machine = planner.machine
+    calls = len(sizes) + (term.coef != 1)
+    cost = calls * (machine.call + machine.view) + machine.view
+    return cost + 3 * sum(sizes) * planner.itemsize / machine.bytes
 
 
 VIEWS = {aten.view.default, aten.permute.default, aten.slice.Tensor}

@@ -87,7 +87,15 @@ class Reader:
         for reading in readings:
             if reading is not None:
                 try:
-                    return self.kept(node, reading(self, node))
+                    form = reading(self, node)
+                    for t in form:
+                        assert [size((a,)) for a in t.axes] == list(value.shape), (
+                            node,
+                            node.args,
+                            value.shape,
+                            [size((a,)) for a in t.axes],
+                        )
+                    return self.kept(node, form)
                 except OpaqueError:
                     pass
         return self.atom(node)
