@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from jaxtorch.kernels.language import DTYPES
 from jaxtorch.kernels.program import Value, is_finite
 
 aten = torch.ops.aten
@@ -275,6 +276,9 @@ WORDS: dict[OpOverload, Word] = {
     aten.sgn.default: sign,
     aten.sign.default: sign,
     aten.where.self: simple("where"),
+    aten.where.ScalarOther: simple("where"),
+    aten.where.ScalarSelf: simple("where"),
+    aten.where.Scalar: simple("where"),
     aten.logical_and.default: simple("both"),
     aten.bitwise_and.Tensor: simple("both"),
     aten.logical_or.default: simple("either"),
@@ -351,4 +355,4 @@ def speak(overload: OpOverload, args: Sequence[Any], kwargs: Any) -> Any:
 
 def fits(x: Tensor) -> bool:
     """Tell whether a value of a call may be a value of a program."""
-    return x.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.bool)
+    return x.dtype in DTYPES or x.dtype in (torch.bool, torch.int64)

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from jaxtorch.kernels.operator import runs_on
 from jaxtorch.kernels.pointwise import MOST_OPERANDS, POINTWISE, row_shape
-from jaxtorch.kernels.program import Builder, Value
+from jaxtorch.kernels.program import INDEX, Builder, Value
 from jaxtorch.kernels.vocabulary import ROW_WORDS, dims_of, fits, speak, word_of
 from jaxtorch.staging.rewriting import infer, is_call, is_pure, value_of
 from jaxtorch.staging.simplify import uniform
@@ -38,14 +38,12 @@ class Chain:
         shape: of the elements.
         dims: along which rows lie, empty while no call reduces.
         members: the calls.
-        level: a chain depends on lower levels only, so that none waits for itself.
     """
 
-    def __init__(self, shape: torch.Size, level: int) -> None:
+    def __init__(self, shape: torch.Size) -> None:
         self.shape = shape
         self.dims: tuple[int, ...] = ()
         self.members: list[fx.Node] = []
-        self.level = level
 
     def takes(self, node: fx.Node) -> bool:
         """Tell whether a call runs over these elements, along these rows."""
@@ -73,10 +71,25 @@ class Chain:
 
 
 def tensors_of(node: fx.Node) -> list[fx.Node]:
-    """Return the sources of a call that are not the same number everywhere."""
+    """Return the sources of a call that a kernel must read: no numbers, no places."""
     if node.target in ROW_WORDS:
         return node.all_input_nodes
-    return [s for s in node.all_input_nodes if number_in(s) is None]
+    return [
+        s
+        for s in node.all_input_nodes
+        if number_in(s) is None and not counts_places(s, node)
+    ]
+
+
+def counts_places(source: fx.Node, node: fx.Node) -> bool:
+    """Tell whether a source numbers the places in the last dim of a call."""
+    shape = value_of(node).shape
+    return (
+        is_call(source, aten.arange.default)
+        and bool(shape)
+        and source.args == (shape[-1],)
+        and value_of(source).dtype is torch.int64
+    )
 
 
 def number_in(node: fx.Node) -> Any:
@@ -109,8 +122,11 @@ def elements_of(node: fx.Node) -> torch.Size:
 
 
 def reduced_dims(node: Any) -> tuple[int, ...]:
-    """Return the dims along which a call reduces."""
-    return dims_of(node.target, node.args, len(elements_of(node)))
+    """Return the dims along which a call reduces, or counts places."""
+    rank = len(elements_of(node))
+    if any(counts_places(source, node) for source in node.all_input_nodes):
+        return (rank - 1,)
+    return dims_of(node.target, node.args, rank)
 
 
 def ends(node: fx.Node) -> bool:
@@ -128,7 +144,7 @@ def can_join(node: Any) -> bool:
     sources = tensors_of(node)
     if not isinstance(value, Tensor) or not sources or not runs_on(node.meta["device"]):
         return False
-    if not value.is_contiguous() or value.numel() == 0:
+    if not value.is_contiguous() or value.numel() == 0 or value.dtype is torch.int64:
         return False
     if any(
         s.meta["device"] != node.meta["device"] or not fits(value_of(s))
@@ -138,7 +154,8 @@ def can_join(node: Any) -> bool:
     if node.target in ROW_WORDS and not reduces_well(node):
         return False
     builder = Builder(1)
-    return written(node, {s: builder.operand(0) for s in sources}) is not None
+    values = {s: builder.operand(0) for s in sources}
+    return written(node, values, builder) is not None
 
 
 def reduces_well(node: fx.Node) -> bool:
@@ -155,79 +172,100 @@ def reduces_well(node: fx.Node) -> bool:
     return set(last) <= set(dims) or shape.numel() <= rows * SHORT_ROW
 
 
-def written(node: Any, values: dict[fx.Node, Value]) -> Any:
+def written(node: Any, values: dict[fx.Node, Value], builder: Builder) -> Any:
     """Write a call into the program of the values."""
 
     def given(source: Any) -> Any:
-        return values[source] if source in values else number_in(source)
+        if source in values:
+            return values[source]
+        if counts_places(source, node):
+            return builder.step(INDEX)
+        return number_in(source)
 
     args: Any = fx.map_arg(node.args, given)
     kwargs: Any = fx.map_arg(node.kwargs, given)
     return speak(node.target, args, kwargs)
 
 
-def find_chains(graph: fx.Graph) -> list[Chain]:
-    """Group the calls; a call joins the chains of its sources on the highest level."""
-    chain_of: dict[fx.Node, Chain] = {}
-    level: dict[fx.Node, int] = {}
-    for node in graph.nodes:
-        joins = can_join(node)
-        tensors = tensors_of(node) if joins else node.all_input_nodes
-        sources = [unexpanded(s) for s in tensors]
-        near = max((level[s] for s in sources), default=0)
-        level[node] = near + 1
-        if not joins:
-            continue
-        joined = chains_to_join(node, sources, chain_of, near)
-        if joined is None:
-            joined = [Chain(elements_of(node), near + 1)]
-        level[node] = joined[0].level
-        first, *others = joined
-        for other in others:
-            first.members += other.members
-            first.dims = first.dims or other.dims
-            chain_of.update(dict.fromkeys(other.members, first))
-        first.members.append(node)
-        first.dims = first.dims or reduced_dims(node)
-        chain_of[node] = first
-    order = {node: i for i, node in enumerate(graph.nodes)}
-    found = list({id(chain): chain for chain in chain_of.values()}.values())
-    for chain in found:
-        chain.members.sort(key=order.__getitem__)
-    return found
+class Finder:
+    """Groups the calls of a graph: a call joins the chains of its sources.
 
+    A chain runs at one time, so it never reads what waits for it.
+    """
 
-def chains_to_join(
-    node: fx.Node, sources: list[fx.Node], chain_of: dict[fx.Node, Chain], near: int
-) -> list[Chain] | None:
-    """Return the chains that a call makes one; None where it must begin a new one."""
-    on_level = [s for s in sources if s in chain_of and chain_of[s].level == near]
-    found = list({id(chain_of[s]): chain_of[s] for s in on_level}.values())
-    if not found or not all(chain.takes(node) for chain in found):
-        return None
-    if any(ends(s) for s in on_level):
-        return None
-    if len({chain.shape for chain in found}) > 1:
-        return None
-    if len({*(c.dims for c in found), reduced_dims(node)} - {()}) > 1:
-        return None
-    both = Chain(found[0].shape, near)
-    both.members = [*(m for chain in found for m in chain.members), node]
-    return found if len(both.operands()) <= MOST_OPERANDS else None
+    def __init__(self, graph: fx.Graph) -> None:
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self.chain_of: dict[fx.Node, Chain] = {}
+        for node in graph.nodes:
+            if can_join(node):
+                self.add(node)
+
+    def chains(self) -> list[Chain]:
+        """Return the chains, with their members in order."""
+        found = list({id(c): c for c in self.chain_of.values()}.values())
+        for chain in found:
+            chain.members.sort(key=self.order.__getitem__)
+        return found
+
+    def add(self, node: fx.Node) -> None:
+        """Let a call join, and make one chain of all that it joins."""
+        sources = [unexpanded(s) for s in tensors_of(node)]
+        over = {id(self.chain_of[s]) for s in sources if s in self.chain_of and ends(s)}
+        near = {id(c): c for s in sources if (c := self.chain_of.get(s)) is not None}
+        chain = Chain(elements_of(node))
+        chain.dims = reduced_dims(node)
+        chain.members.append(node)
+        for key, other in near.items():
+            if key not in over and other.takes(node):
+                joined = self.merged(chain, other)
+                chain = joined or chain
+        for member in chain.members:
+            self.chain_of[member] = chain
+
+    def merged(self, chain: Chain, other: Chain) -> Chain | None:
+        """Return two chains as one, if a kernel can run them at one time."""
+        both = Chain(other.shape)
+        both.dims = other.dims or chain.dims
+        both.members = other.members + chain.members
+        fits = len(chain.members) == 1 or chain.shape == other.shape
+        if not fits or (chain.dims and other.dims and chain.dims != other.dims):
+            return None
+        few = len(both.operands()) <= MOST_OPERANDS
+        return both if few and not self.waits_for_itself(both) else None
+
+    def waits_for_itself(self, chain: Chain) -> bool:
+        """Tell whether something that the members read needs one of them."""
+        inside = set(chain.members)
+        first = min(self.order[m] for m in inside)
+        seen: set[fx.Node] = set()
+        waiting = [s for m in inside for s in m.all_input_nodes if s not in inside]
+        while waiting:
+            node = waiting.pop()
+            if node in inside:
+                return True
+            if node in seen:
+                continue
+            own = self.chain_of.get(node)
+            together = [node] if own is None else own.members
+            seen.update(together)
+            for each in together:
+                if self.order[each] > first:
+                    waiting += each.all_input_nodes
+        return False
 
 
 def fuse_chains(graph: fx.Graph) -> int:
     """Replace each chain of two calls or more; returns how many calls were fused."""
     fused = 0
     free_fills(graph)
-    for chain in find_chains(graph):
+    for chain in Finder(graph).chains():
         if len(chain.members) > 1 and fuse(graph, chain):
             fused += len(chain.members)
     return fused
 
 
 def free_fills(graph: fx.Graph) -> None:
-    """Return a source of an elementwise call that lies in memory as its result."""
+    """Let ``ones_like`` and its kin read the shape of an early value, of no chain."""
     for node in graph.nodes:
         source: Any = node.args[0] if node.args else None
         if node.target not in LIKES or not isinstance(source, fx.Node):
@@ -239,7 +277,7 @@ def free_fills(graph: fx.Graph) -> None:
 
 
 def alike_source(node: fx.Node) -> fx.Node | None:
-    """Return a source of an elementwise call that lies in memory as the result does."""
+    """Return a source of an elementwise call that lies in memory as its result."""
     if not can_join(node):
         return None
     own = value_of(node)
@@ -270,8 +308,9 @@ def fuse(graph: fx.Graph, chain: Chain) -> bool:
     for node in chain.members:
         for source in tensors_of(node):
             values[source] = values[unexpanded(source)]
-        values[node] = written(node, values)
-    text = builder.text([(values[m], at) for m, at in zip(results, likes, strict=True)])
+        values[node] = written(node, values, builder)
+    pairs = zip((values[m] for m in results), likes, strict=True)
+    text = builder.text(list(pairs))
     given = (list(operands.values()), text, list(chain.dims))
     call = put(place, results[0], POINTWISE.overload, *given)
     wanted = [value_of(m).numel() for m in results]

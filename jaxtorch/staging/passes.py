@@ -13,6 +13,7 @@ from jaxtorch.staging.chains import fuse_chains
 from jaxtorch.staging.combining import combine
 from jaxtorch.staging.constants import fold_constants
 from jaxtorch.staging.dead_results import drop_dead_results
+from jaxtorch.staging.losses import spell_losses
 from jaxtorch.staging.memory import order_for_memory
 from jaxtorch.staging.multilinear.optimizer import optimize as optimize_products
 from jaxtorch.staging.per_sample import lower_per_sample
@@ -122,6 +123,9 @@ def fuse(graph: fx.Graph, work: Work) -> int:
     """Make kernels of chains of calls, where kernels run; returns how many calls."""
     if not work.kernels:
         return 0
+    if spell_losses(graph):
+        drop_dead_code(graph)
+        merge_common_subexpressions(graph)
     fused = fuse_chains(graph)
     if fused:
         drop_dead_code(graph)

@@ -73,6 +73,45 @@ def test_rows(name):
     assert set(calls(second(loss), *inputs())) == {FUSED}
 
 
+LOSSES = {
+    "mean": {},
+    "sum": {"reduction": "sum"},
+    "ignored": {"ignore_index": -1},
+}
+
+
+@pytest.mark.parametrize("options", LOSSES.values(), ids=LOSSES)
+def test_cross_entropy_reads_scores_once(options):
+    x, v = inputs()
+    y = torch.randint(0, COLS, (ROWS,), device=DEVICE)
+    y[::7] = options.get("ignore_index", -100)
+
+    def loss(x):
+        return functional.cross_entropy(x, y, **options)
+
+    own = calls(jaxtorch.value_and_grad(loss), x)
+    assert not [name for name in own if "softmax" in name or "nll" in name]
+    calls(second(loss), x, v)
+
+
+def test_cross_entropy_of_each_row():
+    y = torch.randint(0, COLS, (ROWS,), device=DEVICE)
+
+    def func(x):
+        return functional.cross_entropy(x, y, reduction="none")
+
+    assert FUSED in calls(func, inputs()[0])
+    assert FUSED in calls(jaxtorch.grad(lambda x: func(x).square().sum()), inputs()[0])
+
+
+@pytest.mark.parametrize("options", [{"weight": torch.rand(COLS)}, {"ignore_index": 3}])
+def test_other_losses_stay_with_aten(options):
+    y = torch.randint(0, COLS, (ROWS,), device=DEVICE)
+    options = {k: v.to(DEVICE) if k == "weight" else v for k, v in options.items()}
+    own = calls(lambda x: functional.cross_entropy(x, y, **options), inputs()[0])
+    assert "aten.nll_loss_forward.default" in own
+
+
 def test_a_chain_that_would_wait_for_itself_is_split():
     """The product is made of the chain, and read by its end."""
 
