@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import jaxtorch
 from jaxtorch.errors import RandomnessError
 
+pytestmark = pytest.mark.bits
 B = 4
 Function = Callable[..., Any]
 
