@@ -159,20 +159,20 @@ def fixed_operators(
     """
     stats, saved = (mean, var), (mean, rstd := torch.rsqrt(var + eps))
     own = normalized(x, weight, stats, wanted[:3], saved, eps)
-    other = normalized(x, weight, stats, (None, wanted[4], wanted[3]), saved, eps)
-    factor = rstd if weight is None else rstd * weight
-    shape = mean.shape
-    return [
+    operators: list[Any] = [
         FixedInputDerivative(own),
         None if weight is None else WeightDerivative(own),
         None if bias is None else BiasDerivative(own, bias),
-        wanted[3]
-        and Composition(BiasDerivative(other, mean), Scale(-factor, shape, shape)),
-        wanted[4]
-        and Composition(
-            WeightDerivative(other), Scale(factor * rstd * -0.5, shape, shape)
-        ),
     ]
+    if wanted[3] or wanted[4]:
+        own = normalized(x, weight, stats, (None, wanted[4], wanted[3]), saved, eps)
+        factor = rstd if weight is None else rstd * weight
+        shape = mean.shape
+        of_mean = Scale(-factor, shape, shape)
+        of_var = Scale(factor * rstd * -0.5, shape, shape)
+        operators.append(Composition(BiasDerivative(own, mean), of_mean))
+        operators.append(Composition(WeightDerivative(own), of_var))
+    return operators
 
 
 def no_stats_linearize(
