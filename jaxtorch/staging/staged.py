@@ -135,10 +135,11 @@ class Staged:
 
 def any_requires_grad(tensors: list[Tensor], captured: list[Tensor]) -> bool:
     """Tell whether torch.autograd tracks any of the tensors."""
-    for tensor in tensors:
-        if tensor.requires_grad:
-            return True
-    return any(tensor.requires_grad for tensor in captured)
+    for group in (tensors, captured):
+        for tensor in group:
+            if tensor.requires_grad:
+                return True
+    return False
 
 
 class StagedFunction(torch.autograd.Function):
