@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jaxtorch.errors import UsageError, explain
 from jaxtorch.kernels.language import (
     DTYPES,
     LARGEST_GRID,
@@ -206,12 +207,25 @@ PER_SAMPLE_WEIGHT = define(
 )
 
 
+def refuse_complex(x: Tensor) -> None:
+    """Raise for complex tensors, of which the derivatives are not written."""
+    if x.is_complex():
+        raise UsageError(
+            explain(
+                "torch.ops.jaxtorch.per_sample",
+                "complex tensors are not taken.",
+                "write the products with torch.einsum",
+            )
+        )
+
+
 # per_sample_weighted_sum: gradients clipped, scaled and summed as in DP-SGD
 
 
 def per_sample_weighted_sum_reference(a: Tensor, g: Tensor, s: Tensor) -> Tensor:
     """Sum ``s[b] g[b]^T a[b]`` over the samples; returns [O, I]."""
     # Traffic: g is read, written scaled and read again, a is read, O I are written.
+    refuse_complex(g)
     scaled = (g * s[:, None, None]).to(g.dtype)
     return torch.mm(scaled.flatten(0, 1).mT, a.flatten(0, 1))
 

@@ -26,6 +26,7 @@ from jaxtorch.kernels.language import (
     tl,
 )
 from jaxtorch.kernels.operator import define
+from jaxtorch.kernels.per_sample import refuse_complex
 from jaxtorch.kernels.per_sample_norm import widened
 
 Pair = Sequence[int]
@@ -53,6 +54,7 @@ def per_sample_convolution_weight_reference(
 
 
 def _products(x: Tensor, g: Tensor, *geometry: Pair) -> Tensor:
+    refuse_complex(g)
     rows = g.movedim(1, 2).flatten(2)
     return torch.bmm(rows, columns(x, *geometry).mT)
 

@@ -29,6 +29,7 @@ from jaxtorch.kernels.per_sample import (
     launch_weight,
     operands,
     per_sample_weight_supports,
+    refuse_complex,
     tiles_of,
     weight_config,
 )
@@ -36,6 +37,7 @@ from jaxtorch.kernels.per_sample import (
 
 def widened(x: Tensor) -> Tensor:
     """Return ``x`` in float32 at least: squares overflow in half precision."""
+    refuse_complex(x)
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

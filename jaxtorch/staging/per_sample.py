@@ -37,7 +37,7 @@ class Use(NamedTuple):
 
 
 def lower_per_sample(graph: fx.Graph) -> int:
-    """Replace such uses by kernels; returns how many gradients are not made any more."""
+    """Replace such uses by kernels; returns how many gradients are no longer made."""
     lowered = 0
     for node in list(graph.nodes):
         if not is_call(node, *PRODUCTS, WEIGHT.overload) or not has_kernel(node):
@@ -86,22 +86,20 @@ def only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def is_norm(node: fx.Node, gradients: fx.Node) -> bool:
+def is_norm(node: Any, gradients: fx.Node) -> bool:
     """Tell whether a node is the Euclidean norm of each gradient."""
-    return (
-        is_call(node, aten.linalg_vector_norm.default)
-        and len(node.args) == 3
-        and node.args[1] == 2
-        and dims_of(node.args[2], gradients) == [1, 2]
-        and not node.kwargs
-    )
+    if not is_call(node, aten.linalg_vector_norm.default) or node.kwargs:
+        return False
+    if len(node.args) != 3 or node.args[1] != 2:
+        return False
+    return dims_of(node.args[2], gradients) == [1, 2]
 
 
-def is_square(node: fx.Node, gradients: fx.Node) -> bool:
+def is_square(node: Any, gradients: fx.Node) -> bool:
     """Tell whether a node squares the gradients."""
     if is_call(node, aten.pow.Tensor_Scalar):
-        return node.args[1] == 2
-    return is_call(node, aten.mul.Tensor) and node.args == (gradients, gradients)
+        return bool(node.args[1] == 2)
+    return is_call(node, aten.mul.Tensor) and list(node.args) == [gradients] * 2
 
 
 def sums(node: fx.Node, dims: list[int]) -> bool:
@@ -140,7 +138,7 @@ def replace(gradients: fx.Node, use: Use) -> None:
     last.replace_all_uses_with(out)
 
 
-def factors(gradients: fx.Node, before: fx.Node) -> tuple[Any, Any]:
+def factors(gradients: Any, before: fx.Node) -> Any:
     """Return activations [B, T, I] and cotangents [B, T, O]."""
     if is_call(gradients, WEIGHT.overload):
         return gradients.args

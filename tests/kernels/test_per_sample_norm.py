@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from jaxtorch.errors import UsageError
 from jaxtorch.kernels import per_sample_norm
 from jaxtorch.kernels.per_sample import WEIGHT_CONFIGS
 from tests.kernels.harness import DEVICE, DTYPES, check, layouts, random
@@ -110,3 +111,14 @@ def test_embedding_norm_of_extreme_values():
     own, g = tokens(2, 9), random(2, 9, 6).abs()
     g[0, 3, 1], g[1, 2, 2] = torch.inf, torch.nan
     check(EMBEDDING, own, g)
+
+
+def test_complex_tensors_are_refused():
+    x = torch.ones(1, 2, 3, dtype=torch.complex64)
+    for name, args in (
+        (NORM, (x, x)),
+        (EMBEDDING, (tokens(1, 2).cpu(), x)),
+        ("per_sample_weighted_sum", (x, x, x[:, 0, 0])),
+    ):
+        with pytest.raises(UsageError, match="complex"):
+            getattr(torch.ops.jaxtorch, name)(*args)
