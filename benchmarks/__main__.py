@@ -127,6 +127,7 @@ def condense(question: str, tests: list[dict[str, Any]]) -> dict[str, Any]:
         "counted": info["counted"],
         "left_out": info["left_out"],
         "machine": machine(),
+        "load": round(os.getloadavg()[1], 1),
         "date": dt.date.today().isoformat(),
         "contenders": contenders,
     }

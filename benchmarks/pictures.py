@@ -84,8 +84,8 @@ def draw_growth(results: Results, path: Path) -> None:
     grid[0][0].set_ylabel("seconds")
     grid[1][0].set_ylabel("peak bytes")
     handles, names = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="upper center", ncols=len(names), fontsize=8)
-    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    figure.legend(handles, names, loc="upper center", ncols=2 * len(rows), fontsize=8)
+    figure.tight_layout(rect=(0, 0, 1, 0.93))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -37,6 +37,7 @@ HEADLINES = {
     "ntk-32": "neural tangent kernel",
     "lennard-jones-hessian-27": "Hessian of 27 atoms",
 }
+BUSY = 3.0  # a load average above what a run makes itself
 Entry = dict[str, Any]
 Results = dict[str, Entry]
 
@@ -151,8 +152,11 @@ def mean_cell(results: Results, ours: str, theirs: str) -> str:
 
 
 def machines(results: Results) -> str:
-    """Name the machines and versions."""
-    return "; ".join(sorted({entry["machine"] for entry in results.values()})) + "."
+    """Name the machines and versions, and say what else they were doing."""
+    names = "; ".join(sorted({entry["machine"] for entry in results.values()}))
+    loads = sorted(entry["load"] for entry in results.values())
+    busy = "" if loads[-1] < BUSY else " It was busy: trust large ratios only."
+    return f"{names}. Load average {loads[0]} to {loads[-1]}.{busy}"
 
 
 def with_table(readme: str, new: str) -> str:

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.harness import (
     JAXTORCH,
+    TORCH_FUNC,
     Build,
     Contender,
     Library,
@@ -36,16 +37,24 @@ def once(own: Fit) -> Build:
 
 
 def many(own: Fit) -> Build:
-    """Return the gradient's linearization, mapped over the directions."""
+    """Return the gradient's derivative, mapped over the directions.
+
+    By ``linearize``, but for torch.func: its ``linearize`` makes a graph in each call.
+    """
 
     def build(lib: Library) -> Any:
         gradient = lib.transforms.grad(own.loss(lib))
 
         def products(params: Any, x: Any, y: Any, directions: Any) -> Any:
-            _, product = lib.transforms.linearize(
-                lambda params: gradient(params, x, y), params
-            )
-            return lib.transforms.vmap(product)(directions)
+            def at(params: Any) -> Any:
+                return gradient(params, x, y)
+
+            def push(direction: Any) -> Any:
+                return lib.transforms.jvp(at, (params,), (direction,))[1]
+
+            if lib is not TORCH_FUNC:
+                _, push = lib.transforms.linearize(at, params)
+            return lib.transforms.vmap(push)(directions)
 
         return products
 

@@ -121,7 +121,7 @@ def machine() -> str:
     """Name the machine and the versions that timings belong to."""
     device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return (
-        f"{processor()}, {torch.get_num_threads()} threads{device}; "
+        f"{processor()}, torch on {torch.get_num_threads()} thread(s){device}; "
         f"Python {platform.python_version()}, {', '.join(versions())}"
     )
 
