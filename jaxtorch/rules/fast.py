@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jaxtorch.kernels import OPERATORS, PLAIN
 from jaxtorch.kernels.operator import switched_on
+from jaxtorch.kernels.tracing import fused as fused
 
 KERNELS: Any = torch.ops.jaxtorch
 """The kernels' operators, for records: ``KERNELS.<name>.default``."""

@@ -16,6 +16,7 @@ from jaxtorch.rules.batching import (
     equal_shapes_batch,
     unary_batch,
 )
+from jaxtorch.rules.fast import fused
 from jaxtorch.rules.record import BatchRule, LinearizeRule, Record
 
 ScaleFunction = Callable[..., Tensor]
@@ -31,6 +32,7 @@ def unary(overload: OpOverload, scale: ScaleFunction, saves: str = "input") -> R
     the call are handed on to ``scale``.
     """
     call = entry_point(overload)
+    scale = fused(scale)
 
     def from_input(wanted: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if kwargs:
@@ -71,6 +73,7 @@ def binary(
     called as ``left(t, x, y, out)``. Either operand may be a number.
     """
     call = entry_point(overload)
+    left, right = left and fused(left), right and fused(right)
 
     def linearize(wanted: Any, x: Any, y: Any) -> Any:
         out = call(x, y)
@@ -101,6 +104,7 @@ def gradient_kernel(
     argument; None where it is zero. ``call`` stands in for the overload.
     """
     kernel = call or overload
+    seconds = tuple(second and fused(second) for second in seconds)
 
     def linearize(wanted: Any, *args: Any, **kwargs: Any) -> Any:
         out = kernel(*args, **kwargs)

@@ -10,6 +10,7 @@ from jaxtorch.linear.cast import promoted
 from jaxtorch.linear.diagonal import Elementwise
 from jaxtorch.linear.operator import General, LinearOperator
 from jaxtorch.rules.batching import batched_at_front, physical, to_front
+from jaxtorch.rules.fast import fused
 from jaxtorch.rules.record import BatchRule, Record
 
 aten = torch.ops.aten
@@ -52,6 +53,30 @@ def sum_along(x: Tensor, dim: int) -> Tensor:
     return torch.sum(x, dim, True) if x.dim() else x
 
 
+@fused
+def log_softmax_tangent(t: Tensor, y: Tensor, dim: int) -> Tensor:
+    """``t - sum(exp(y) t)``."""
+    return t - sum_along(torch.exp(y) * t, dim)
+
+
+@fused
+def softmax_second(t: Tensor, g: Tensor, y: Tensor, dim: int) -> Tensor:
+    """The derivative of ``y (g - sum(y g))`` by y."""
+    return t * (g - sum_along(y * g, dim)) - y * sum_along(t * g, dim)
+
+
+@fused
+def softmax_second_adjoint(c: Tensor, g: Tensor, y: Tensor, dim: int) -> Tensor:
+    """Its transpose."""
+    return c * (g - sum_along(y * g, dim)) - g * sum_along(c * y, dim)
+
+
+@fused
+def log_softmax_second(t: Tensor, g: Tensor, y: Tensor, dim: int) -> Tensor:
+    """The derivative of ``g - exp(y) sum(g)`` by y."""
+    return -t * (torch.exp(y) * sum_along(g, dim))
+
+
 class SoftmaxDerivative(LinearOperator):
     """``y (t - sum(y t))`` at the output ``y``: its own transpose."""
 
@@ -78,7 +103,7 @@ class LogSoftmaxDerivative(LinearOperator):
         self.dim = dim
 
     def apply(self, tangent: Tensor) -> Tensor:
-        return tangent - sum_along(torch.exp(self.y) * tangent, self.dim)
+        return log_softmax_tangent(tangent, self.y, self.dim)  # type: ignore[no-any-return]
 
     def apply_transpose(self, cotangent: Tensor) -> Tensor:
         return log_softmax_backward(cotangent, self.y, self.dim, self.y.dtype)  # type: ignore[no-any-return]
@@ -102,11 +127,11 @@ def softmax_backward_linearize(
     """``z = y (g - sum(y g))``, bilinear in g and quadratic in y."""
     z = softmax_backward(g, y, dim, dtype)
 
-    def apply(t: Tensor) -> Tensor:
-        return t * (g - sum_along(y * g, dim)) - y * sum_along(t * g, dim)
+    def apply(t: Tensor) -> Any:
+        return softmax_second(t, g, y, dim)
 
-    def transpose(c: Tensor) -> Tensor:
-        return c * (g - sum_along(y * g, dim)) - g * sum_along(c * y, dim)
+    def transpose(c: Tensor) -> Any:
+        return softmax_second_adjoint(c, g, y, dim)
 
     return z, (
         promoted_back(SoftmaxDerivative(y, dim), z, g),
@@ -119,13 +144,9 @@ def log_softmax_backward_linearize(
 ) -> Any:
     """``z = g - exp(y) sum(g)``."""
     z = log_softmax_backward(g, y, dim, dtype)
-
-    def scale(t: Tensor, g: Tensor, y: Tensor) -> Tensor:
-        return -t * (torch.exp(y) * sum_along(g, dim))
-
     return z, (
         promoted_back(LogSoftmaxDerivative(y, dim).transpose(), z, g),
-        promoted_back(Elementwise(scale, g, y), z, y),
+        promoted_back(Elementwise(log_softmax_second, g, y, dim), z, y),
     )
 
 
