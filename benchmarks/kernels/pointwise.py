@@ -1,4 +1,4 @@
-"""Elementwise programs and sums along rows: generated kernels, sizes and peers."""
+"""Generated kernels of elementwise calls and of reductions of rows: sizes, builds."""
 
 from collections.abc import Callable
 from typing import Any
