@@ -2,6 +2,7 @@
 
 from benchmarks.kernels import (
     dot,
+    jacobian,
     matmul,
     per_sample,
     per_sample_convolution,
@@ -11,6 +12,7 @@ from benchmarks.kernels import (
 
 FAMILIES = {
     "dot": dot,
+    "jacobian": jacobian,
     "matmul": matmul,
     "per_sample": per_sample,
     "per_sample_convolution": per_sample_convolution,

@@ -5,6 +5,7 @@ Importing it defines the operators ``torch.ops.jaxtorch.*``; ``OPERATORS`` lists
 
 from jaxtorch.kernels import (
     dot,
+    jacobian,
     matmul,
     per_sample,
     per_sample_convolution,
@@ -15,6 +16,7 @@ from jaxtorch.kernels.operator import OPERATORS, PLAIN
 
 FAMILIES = {
     "dot": dot,
+    "jacobian": jacobian,
     "matmul": matmul,
     "per_sample": per_sample,
     "per_sample_convolution": per_sample_convolution,

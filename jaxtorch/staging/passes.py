@@ -14,6 +14,7 @@ from jaxtorch.staging.combining import combine
 from jaxtorch.staging.constants import fold_constants
 from jaxtorch.staging.dead_results import drop_dead_results
 from jaxtorch.staging.losses import spell_losses
+from jaxtorch.staging.jacobian import lower_jacobians
 from jaxtorch.staging.memory import order_for_memory
 from jaxtorch.staging.multilinear.optimizer import optimize as optimize_products
 from jaxtorch.staging.per_sample import lower_per_sample
@@ -149,6 +150,15 @@ def lower(graph: fx.Graph, work: Work) -> int:
     return lowered
 
 
+def lower_pushes(graph: fx.Graph, work: Work) -> int:
+    """Let kernels push tangents through layers; returns how many products they make."""
+    lowered = lower_jacobians(graph)
+    if lowered:
+        drop_dead_code(graph)
+        work.rewrites.append(f"{lowered} products of Jacobians run in kernels")
+    return lowered
+
+
 def separate(graph: fx.Graph, work: Work) -> int:
     """Clone results where a pass broke a promise; returns how many."""
     infer_again(graph)
@@ -175,6 +185,7 @@ FINISH = (
     Pass("per-sample gradients", "full", lower),
     Pass("multilinear", "full", multiply_best),
     Pass("constants", "safe", fold),
+    Pass("Jacobians", "full", lower_pushes),
     Pass("fused", "full", fuse),
     Pass("combined", "full", combine_calls),
     Pass("results copied", "safe", separate),
