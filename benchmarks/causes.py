@@ -20,6 +20,14 @@ CAUSES: dict[str, str] = {
         "42 calls of ATen at about 2 us each are half of the time, on 256 x 8 x 8 "
         "numbers; XLA makes a few loops of them"
     ),
+    "hessian-single-512": PRODUCTS.format(81),
+    "hessian-logistic-64": PRODUCTS.format(49),
+    "hvp-50": PRODUCTS.format(88),
+    "jacobian-tall-1024": PRODUCTS.format(68),
+    "jacobian-elementwise-1024": (
+        "jit chooses Inductor, whose one loop computes sin and cos anew in each of the "
+        "1024 rows: 3131 us, against 485 us with backend='python'"
+    ),
     "jacobian-tridiagonal-4096": (
         "memory: 268 MB are alive at once, four times the result, since rows are "
         "scattered into zeros one term after the other; XLA writes the result once"
