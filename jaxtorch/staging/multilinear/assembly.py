@@ -98,7 +98,8 @@ class Assembler:
     def shaped(self, node: fx.Node, labels: list[Label], term: Term) -> fx.Node:
         """View with the axes of the term."""
         flat = [label for axis in term.axes for label in axis]
-        node = arranged(node, labels, [x for x in flat if x in labels], self.before)
+        given, labels = labels, [x for x in flat if x in labels]
+        node = arranged(node, given, labels, self.before)
         for axis in term.axes:
             if 0 < sum(x in labels for x in axis) < len(axis):
                 node = self.grown(node, labels, flat)

@@ -80,6 +80,8 @@ class Reader:
         if target is getitem:
             target = node.args[0].target  # type: ignore[union-attr]
         value = node.meta["val"]
+        if value.numel() == 0:
+            return ()
         readings = [self.tables.views.get(target)]
         if value.dtype in FLOATING:
             readings.append(self.tables.products.get(target))
@@ -102,10 +104,7 @@ class Reader:
 
     def atom(self, node: fx.Node) -> Form:
         """Return the form of a node that is computed as it stands."""
-        value = node.meta["val"]
-        if value.numel() == 0:
-            return ()
-        return (atom_term(node, value.shape),)
+        return (atom_term(node, node.meta["val"].shape),)
 
     def of(self, node: Any) -> Form:
         """Return the form of an argument."""
