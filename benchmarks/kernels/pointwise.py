@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.kernels.cases import Build, Case, meta
+from benchmarks.kernels.cases import Build, Case
 from jaxtorch.kernels import pointwise
 
 HALF, SINGLE = torch.bfloat16, torch.float32
@@ -103,7 +103,7 @@ def build(
     dtype: Any = HALF,
 ) -> Build:
     """Build a program for operands of some shapes."""
-    operands = [meta(*shape, dtype=dtype) for shape in shapes]
+    operands = [labels(shape, dtype, "meta") for shape in shapes]
     return Build(
         f"{label}, {str(dtype)[6:]}",
         lambda: pointwise.pointwise(operands, program, dims),
@@ -112,12 +112,17 @@ def build(
 
 
 ROWS = (4096, 4096)
+MISH = (
+    "v1 = exp(v0); v2 = log1p(v1); v3 = tanh(v2); v4 = mul(v0, v3); return v4 like v0"
+)
 BUILDS = (
+    build("mish", MISH, ROWS),
     build("silu and its jvp", JVP_OF_SILU, ROWS, ROWS),
     build("gelu twice", GELU_TWICE, ROWS, dtype=SINGLE),
     build("sum of all", SQUARES, ROWS, dims=(0, 1)),
     build("short rows, softmax", SOFTMAX, (4096, 1024), dims=(1,)),
     build("wide rows, softmax twice", SOFTMAX_TWICE, *[ROWS] * 4, dims=(1,)),
     build("wide rows, layer norm", LAYER_NORM_JVP, ROWS, ROWS, ROWS[1:], dims=(1,)),
+    build("long rows, cross entropy", CROSS_ENTROPY, (512, 32000), (512, 1), dims=(1,)),
     build("long rows, softmax", SOFTMAX, (512, 131072), dims=(1,)),
 )

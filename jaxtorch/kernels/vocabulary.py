@@ -250,6 +250,11 @@ def log_softmax_backward(g: Value, y: Value, dim: int, dtype: Any) -> Value:
     return g - y.apply("exp") * g.apply("sum")
 
 
+def cast(x: Value, *, dtype: Any = None, **rest: Any) -> Any:
+    """Return the value itself, which is computed in float32 and stored in any dtype."""
+    return x if dtype in DTYPES and not rest else None
+
+
 def same(x: Value, *args: Any, **kwargs: Any) -> Value:
     """Return the value itself: broadcasting is left to the kernel."""
     return x
@@ -309,6 +314,7 @@ WORDS: dict[OpOverload, Word] = {
     aten.leaky_relu_backward.default: leaky_relu_backward,
     aten.hardswish.default: hardswish,
     aten.hardswish_backward.default: hardswish_backward,
+    aten._to_copy.default: cast,
     aten.expand.default: same,
 }
 """Elementwise calls."""

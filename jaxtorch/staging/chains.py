@@ -153,6 +153,9 @@ def can_join(node: Any) -> bool:
         return False
     if node.target in ROW_WORDS and not reduces_well(node):
         return False
+    if node.target is aten._to_copy.default:
+        if not value_of(node.args[0]).is_floating_point():
+            return False
     builder = Builder(1)
     values = {s: builder.operand(0) for s in sources}
     return written(node, values, builder) is not None

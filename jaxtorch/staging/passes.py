@@ -17,6 +17,7 @@ from jaxtorch.staging.losses import spell_losses
 from jaxtorch.staging.jacobian import lower_jacobians
 from jaxtorch.staging.memory import order_for_memory
 from jaxtorch.staging.multilinear.optimizer import optimize as optimize_products
+from jaxtorch.staging.norms import spell_norms
 from jaxtorch.staging.per_sample import lower_per_sample
 from jaxtorch.staging.results import Results, keep_promises
 from jaxtorch.staging.reuse import reuse_memory
@@ -124,7 +125,7 @@ def fuse(graph: fx.Graph, work: Work) -> int:
     """Make kernels of chains of calls, where kernels run; returns how many calls."""
     if not work.kernels:
         return 0
-    if spell_losses(graph):
+    if spell_losses(graph) + spell_norms(graph):
         drop_dead_code(graph)
         merge_common_subexpressions(graph)
     fused = fuse_chains(graph)

@@ -54,7 +54,7 @@ def test_value_and_derivatives_in_one_pass(name):
     assert calls(func, *inputs()) == [FUSED]
     twice = calls(second(lambda x: (activation(x) * 2 + x * x).sum()), *inputs())
     assert FUSED in twice
-    assert set(twice) <= {FUSED, "aten.mul.Tensor"}
+    assert set(twice) <= {FUSED, "aten.mul.Tensor", "aten.add.Tensor"}, "v + v alone"
 
 
 def test_a_loss_and_its_gradient_in_one_pass():
@@ -71,6 +71,61 @@ def test_rows(name):
 
     assert calls(jaxtorch.vmap(jaxtorch.grad(loss)), inputs()[0]) == [FUSED]
     assert set(calls(second(loss), *inputs())) == {FUSED}
+
+
+NORMS = {
+    "layer norm": lambda x, w: functional.layer_norm(x, (COLS,), w, w),
+    "plain layer norm": lambda x, w: functional.layer_norm(x, (COLS,)),
+    "rms norm": lambda x, w: functional.rms_norm(x, (COLS,), w),
+    "plain rms norm": lambda x, w: functional.rms_norm(x, (COLS,), eps=1e-3),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_norms_join_their_chains(norm):
+    x, v = inputs()
+    w = torch.randn(COLS, device=DEVICE)
+    assert calls(lambda x, v: torch.tanh(norm(x + v, w)), x, v) == [FUSED]
+
+    def loss(x):
+        return norm(x, w).pow(3).sum()
+
+    own = calls(jaxtorch.vmap(jaxtorch.grad(loss)), x)
+    own += calls(second(loss), x, v)
+    own += calls(jaxtorch.grad(lambda w: norm(x, w).pow(3).sum() + w.sum()), w)
+    assert not [name for name in own if "norm" in name]
+
+
+def test_norms_over_several_dims():
+    x, w = torch.randn(70, 3, 5, device=DEVICE), torch.randn(3, 5, device=DEVICE)
+
+    def func(x, w):
+        return torch.tanh(functional.layer_norm(x, (3, 5), w))
+
+    assert calls(func, x, w) == [FUSED]
+
+
+def test_norms_of_half_precision_stay_with_aten():
+    x = inputs()[0].bfloat16()
+    own = calls(lambda x: functional.layer_norm(x, (COLS,)), x)
+    assert own == ["aten.native_layer_norm.default"]
+
+
+def test_casts_stay_inside():
+    x, v = inputs()
+
+    def func(x, v):
+        return torch.softmax((x.float() * 2 + v).sin(), 1).bfloat16() * x
+
+    with jaxtorch.kernels_mode("off"):
+        expected = func(x.bfloat16(), v)
+    with jaxtorch.kernels_mode("force"):
+        staged = jaxtorch.jit(func, backend="python")
+        out = staged(x.bfloat16(), v)
+        code = staged.lower(x.bfloat16(), v).code
+    torch.testing.assert_close(out, expected, rtol=2e-2, atol=1e-3)
+    assert code.count("pointwise_default(") == 1
+    assert "to_copy" not in code
 
 
 LOSSES = {
