@@ -13,8 +13,8 @@ from jaxtorch.staging.chains import fuse_chains
 from jaxtorch.staging.combining import combine
 from jaxtorch.staging.constants import fold_constants
 from jaxtorch.staging.dead_results import drop_dead_results
-from jaxtorch.staging.losses import spell_losses
 from jaxtorch.staging.jacobian import lower_jacobians
+from jaxtorch.staging.losses import spell_losses
 from jaxtorch.staging.memory import order_for_memory
 from jaxtorch.staging.multilinear.optimizer import optimize as optimize_products
 from jaxtorch.staging.norms import spell_norms
