@@ -30,7 +30,7 @@ from jaxtorch.staging.multilinear.form import (
     size_of,
 )
 from jaxtorch.staging.multilinear.lowering import Lowering
-from jaxtorch.staging.multilinear.operators import TABLES, is_atom
+from jaxtorch.staging.multilinear.operators.table import TABLES
 from jaxtorch.staging.multilinear.planning import (
     MOST_FACTORS,
     Leaf,
@@ -39,7 +39,7 @@ from jaxtorch.staging.multilinear.planning import (
     bits,
     trees_in,
 )
-from jaxtorch.staging.multilinear.reading import ORDER, PATHS, Policy, Reader
+from jaxtorch.staging.multilinear.reading import ORDER, PATHS, Policy, Reader, is_atom
 from jaxtorch.staging.multilinear.text import form_text
 from jaxtorch.staging.rewriting import emit, shape_of
 

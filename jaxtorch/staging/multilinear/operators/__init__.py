@@ -1,0 +1,1 @@
+"""What operators mean in normal form: one file for each family of calls."""

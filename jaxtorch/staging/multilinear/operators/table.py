@@ -1,0 +1,19 @@
+"""All readings: views of any dtype, then products, then functions of elements."""
+
+from jaxtorch.staging.multilinear.operators import (
+    creation,
+    indexing,
+    products,
+    slopes,
+    views,
+)
+from jaxtorch.staging.multilinear.reading import Tables
+
+TABLES = Tables(
+    views=views.READINGS | creation.COMPARISONS,
+    products=creation.READINGS
+    | indexing.READINGS
+    | products.READINGS
+    | slopes.READINGS,
+    functions=dict.fromkeys(slopes.FUNCTIONS, slopes.function),
+)

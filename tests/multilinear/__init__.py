@@ -1,0 +1,1 @@
+"""Tests of the multilinear optimizer."""
