@@ -102,7 +102,7 @@ def program_of(
 
 
 FEW_ROWS = 64
-"""With fewer rows most of a GPU would idle."""
+"""With fewer rows most of a GPU idles, unless they can be split."""
 BUILT = INTERPRETED or (HAS_TRITON and torch.backends.cuda.is_built())
 LEAST = 1 << 20
 """Below so many elements launching takes longer than computing, and two launches of

@@ -68,13 +68,13 @@ def clamp(x: Value, low: Any = None, high: Any = None) -> Value:
 def larger(x: Any, y: Any) -> Any:
     """Return the larger one, or NaN."""
     x, y = (x, y) if isinstance(x, Value) else (y, x)
-    return simple("either")(x > y, x != x).where(x, y)
+    return x.step("either", x > y, x.step("ne", x, x)).where(x, y)
 
 
 def smaller(x: Any, y: Any) -> Any:
     """Return the smaller one, or NaN."""
     x, y = (x, y) if isinstance(x, Value) else (y, x)
-    return simple("either")(x < y, x != x).where(x, y)
+    return x.step("either", x < y, x.step("ne", x, x)).where(x, y)
 
 
 def sigmoid(x: Value) -> Value:
@@ -214,8 +214,8 @@ def relu(x: Value) -> Value:
 
 
 def sign(x: Value) -> Value:
-    """Return -1, 0 or 1, or NaN."""
-    return (x > 0).where(1.0, (x < 0).where(-1.0, x))
+    """Return -1, 0 or 1; 0 for NaN, as ATen does."""
+    return (x > 0).where(1.0, (x < 0).where(-1.0, 0.0))
 
 
 def total(x: Value, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:

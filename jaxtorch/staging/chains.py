@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from jaxtorch.kernels.operator import runs_on
 from jaxtorch.kernels.pointwise import MOST_OPERANDS, POINTWISE, row_shape
 from jaxtorch.kernels.program import INDEX, Builder, Value
+from jaxtorch.kernels.tracing import FEW_ROWS
 from jaxtorch.kernels.vocabulary import ROW_WORDS, dims_of, fits, speak, word_of
 from jaxtorch.staging.rewriting import infer, is_call, is_pure, value_of
 from jaxtorch.staging.simplify import uniform
@@ -27,8 +28,8 @@ LIKES = (
     aten.zeros_like.default,
 )
 """Calls that read only the shape of a tensor."""
-FEW_ROWS, SHORT_ROW = 64, 64
-"""A kernel with fewer rows leaves most of a GPU idle, unless it can split them."""
+SHORT_ROW = 64
+"""Rows that are not along the last dim are short enough to be read in tiles of many."""
 
 
 class Chain:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from jaxtorch.kernels.operator import runs_on
-from jaxtorch.staging.chains import FEW_ROWS
+from jaxtorch.kernels.tracing import FEW_ROWS
 from jaxtorch.staging.rewriting import emit, value_of
 
 aten = torch.ops.aten

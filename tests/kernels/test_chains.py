@@ -57,6 +57,31 @@ def test_value_and_derivatives_in_one_pass(name):
     assert set(twice) <= {FUSED, "aten.mul.Tensor", "aten.add.Tensor"}, "v + v alone"
 
 
+WORDS = {
+    "maximum": lambda x, v: torch.maximum(x, v) * torch.minimum(x, -v),
+    "clamp": lambda x, v: x.clamp(-0.5, 0.5) * v.clamp(min=0) + v.clamp(max=1),
+    "power": lambda x, v: x**3 + v**2 - 2 / (x * x + 1) ** 0.5 + (v * v + 1) ** -1,
+    "sign": lambda x, v: torch.sign(x) * v.abs(),
+    "conditions": lambda x, v: torch.where((x > 0) & ~(v > 0) | (x < -1), x, v) * 2,
+    "factors": lambda x, v: torch.add(x, v, alpha=3) - torch.rsub(x, v, alpha=2),
+    "hardswish": lambda x, v: functional.hardswish(x * 4) * functional.logsigmoid(v),
+    "exponentials": lambda x, v: torch.expm1(x) + torch.log1p(v * v) - torch.erf(x),
+}
+
+
+@pytest.mark.parametrize("func", WORDS.values(), ids=WORDS)
+def test_words(func):
+    x, v = inputs()
+    x[0, 0], v[1, 1], x[2, 2], v[3, 3] = torch.nan, torch.nan, torch.inf, -torch.inf
+    with jaxtorch.kernels_mode("off"):
+        expected = func(x, v)
+    with jaxtorch.kernels_mode("force"):
+        staged = jaxtorch.jit(func, backend="python")
+        out, code = staged(x, v), staged.lower(x, v).code
+    torch.testing.assert_close(out, expected, equal_nan=True)
+    assert "pointwise" in code
+
+
 def test_a_loss_and_its_gradient_in_one_pass():
     def func(x):
         return jaxtorch.vmap(jaxtorch.grad(lambda x: torch.tanh(x).square().sum()))(x)
