@@ -94,11 +94,6 @@ def softplus_backward(g: Value, x: Value, beta: float, threshold: float) -> Valu
     return (z > threshold).where(g, g * sigmoid(z))
 
 
-def log_sigmoid(x: Value) -> Value:
-    """Return ``min(x, 0) - log(1 + exp(-|x|))``."""
-    return (x > 0).where(0.0, x) - (-x.apply("abs")).apply("exp").apply("log1p")
-
-
 def tanh_backward(g: Value, y: Value) -> Value:
     """Return ``g (1 - y^2)``."""
     return g * (1.0 - y * y)
