@@ -1,6 +1,9 @@
 """The sizes on which each family of kernels is measured and compiled."""
 
 from benchmarks.kernels import (
+    attention,
+    attention_backward,
+    attention_hessian,
     dot,
     jacobian,
     matmul,
@@ -11,6 +14,9 @@ from benchmarks.kernels import (
 )
 
 FAMILIES = {
+    "attention": attention,
+    "attention_backward": attention_backward,
+    "attention_hessian": attention_hessian,
     "dot": dot,
     "jacobian": jacobian,
     "matmul": matmul,

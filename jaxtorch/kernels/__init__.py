@@ -4,6 +4,9 @@ Importing it defines the operators ``torch.ops.jaxtorch.*``; ``OPERATORS`` lists
 """
 
 from jaxtorch.kernels import (
+    attention,
+    attention_backward,
+    attention_hessian,
     dot,
     jacobian,
     matmul,
@@ -15,6 +18,9 @@ from jaxtorch.kernels import (
 from jaxtorch.kernels.operator import OPERATORS, PLAIN
 
 FAMILIES = {
+    "attention": attention,
+    "attention_backward": attention_backward,
+    "attention_hessian": attention_hessian,
     "dot": dot,
     "jacobian": jacobian,
     "matmul": matmul,

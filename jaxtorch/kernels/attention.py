@@ -59,29 +59,38 @@ def attention_reference(
 
 
 CONFIGS = {
-    "64": Config(
-        "tiles of 128 queries read keys and values half as often as of 64",
+    "half 64": Config(
+        "many queries: keys and values are read once for each tile of them",
         {"BLOCK_M": 128, "BLOCK_N": 64},
+        num_warps=8,
         num_stages=3,
     ),
-    "128": Config(
-        "two warp groups share the queries, whose results fill the registers",
+    "half 128": Config(
+        "the same; two stages of the keys are what shared memory holds",
         {"BLOCK_M": 128, "BLOCK_N": 64},
         num_warps=8,
     ),
-    "256": Config(
-        "half the keys at a time, so that two stages of them fit",
+    "half 256": Config(
+        "half of each, so that two stages of the keys fit",
         {"BLOCK_M": 64, "BLOCK_N": 32},
         num_warps=8,
     ),
-    "512": Config(
-        "float32 of 256 features: the least that tensor cores take",
-        {"BLOCK_M": 32, "BLOCK_N": 16},
+    "single 64": Config(
+        "two warp groups, since three products in tf32 take more registers",
+        {"BLOCK_M": 128, "BLOCK_N": 64},
+        num_warps=8,
+    ),
+    "single 64, registers": Config(
+        "operands in registers, each split in two: a quarter of the tile",
+        {"BLOCK_M": 32, "BLOCK_N": 32},
+    ),
+    "single 128": Config(
+        "the same of twice the features",
+        {"BLOCK_M": 32, "BLOCK_N": 32},
         num_warps=8,
         num_stages=1,
     ),
 }
-"""By the features of a head in half precision; in float32 by half as many."""
 
 
 @jit
@@ -98,7 +107,7 @@ def _attention_kernel(
     i = (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
     k_ptr, v_ptr = start_of(k, batch, sizes), start_of(v, batch, sizes)
-    mask_ptr = start_of(mask, batch, sizes)
+    m_ptr = start_of(mask, batch, sizes)
     q_tile = load_rows(start_of(q, batch, sizes), q[4], i, queries, d, DIM)
     largest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
@@ -114,9 +123,7 @@ def _attention_kernel(
         nothing = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         k_tile = tl.trans(load_rows(k_ptr, k[4], j, keys, d, DIM))
         s = dot(q_tile, k_tile, nothing, PRECISION) * (scale * LOG2E)
-        s = masked(
-            s, i[:, None], j[None, :], queries, keys, mask_ptr, mask, CAUSAL, MASK
-        )
+        s = masked(s, i[:, None], j[None, :], queries, keys, m_ptr, mask, CAUSAL, MASK)
         larger = tl.maximum(largest, tl.max(s, 1))
         shift = tl.where(larger == float("-inf"), 0.0, larger)
         rescale = tl.exp2(largest - shift)
@@ -208,12 +215,12 @@ def attention_supports(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
 ) -> bool:
     """Tell whether these are queries, keys and values of at most 256 features."""
-    return k.shape == v.shape and supported((q, k, v), (), mask)
+    return k.shape == v.shape and supported(CONFIGS, (q, k, v), (), mask)
 
 
-def attention_flops(q: Any, k: Any, *args: Any, **unused: Any) -> int:
+def attention_flops(*args: Any, **unused: Any) -> int:
     """Count two products."""
-    return products(q, k, 2)
+    return products(2, *args)
 
 
 ATTENTION = define(
@@ -256,25 +263,31 @@ def attention_tangent_reference(
 
 
 TANGENT_CONFIGS = {
-    "64": Config(
-        "two results and two queries a row: half the queries of attention",
+    "half 64": Config(
+        "twice the operands and results of attention: half the queries",
         {"BLOCK_M": 64, "BLOCK_N": 64},
     ),
-    "128": Config(
-        "two warp groups; four operands of 64 keys would not fit twice",
+    "half 64, registers": Config(
+        "two operands of the queries in registers: half the keys",
         {"BLOCK_M": 64, "BLOCK_N": 32},
-        num_warps=8,
     ),
-    "256": Config(
-        "one stage of the four operands",
+    "half 128": Config(
+        "half the keys, so that two stages of their four operands fit",
+        {"BLOCK_M": 64, "BLOCK_N": 32},
+    ),
+    "half 128, registers": Config(
+        "half the queries too",
         {"BLOCK_M": 32, "BLOCK_N": 32},
+    ),
+    "half 256": Config(
+        "few queries, the results of which eight warps hold",
+        {"BLOCK_M": 16, "BLOCK_N": 32},
         num_warps=8,
         num_stages=1,
     ),
-    "512": Config(
-        "float32 of 256 features: the least that tensor cores take",
-        {"BLOCK_M": 16, "BLOCK_N": 16},
-        num_warps=8,
+    "single 64": Config(
+        "operands split in two",
+        {"BLOCK_M": 16, "BLOCK_N": 32},
         num_stages=1,
     ),
 }
@@ -315,13 +328,13 @@ def attention_tangent_supports(
     return (
         q.shape == dq.shape
         and k.shape == v.shape == dk.shape == dv.shape
-        and supported((q, k, v, dq, dk, dv), (), mask)
+        and supported(TANGENT_CONFIGS, (q, k, v, dq, dk, dv), (), mask)
     )
 
 
-def attention_tangent_flops(q: Any, k: Any, *args: Any, **unused: Any) -> int:
+def attention_tangent_flops(*args: Any, **unused: Any) -> int:
     """Count six products: two of attention, two of ``ds``, two into the tangent."""
-    return products(q, k, 6)
+    return products(6, *args)
 
 
 ATTENTION_TANGENT = define(

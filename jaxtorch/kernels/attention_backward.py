@@ -70,10 +70,39 @@ def attention_backward_reference(
 
 
 CONFIGS = {
-    "64": Config("", {"BLOCK_M": 64, "BLOCK_N": 64}),
-    "128": Config("", {"BLOCK_M": 64, "BLOCK_N": 64}, num_warps=8),
-    "256": Config("", {"BLOCK_M": 32, "BLOCK_N": 32}, num_warps=8, num_stages=1),
-    "512": Config("", {"BLOCK_M": 16, "BLOCK_N": 16}, num_warps=8, num_stages=1),
+    "half 64": Config(
+        "one warp group; results for 64 queries, then for 64 keys",
+        {"BLOCK_OWN": 64, "BLOCK_OTHER": 64},
+    ),
+    "half 64, registers": Config(
+        "half the keys, since operands lie beside results",
+        {"BLOCK_OWN": 64, "BLOCK_OTHER": 32},
+    ),
+    "half 128": Config(
+        "two warp groups for twice the features",
+        {"BLOCK_OWN": 64, "BLOCK_OTHER": 64},
+        num_warps=8,
+    ),
+    "half 128, registers": Config(
+        "half the keys",
+        {"BLOCK_OWN": 64, "BLOCK_OTHER": 32},
+        num_warps=8,
+    ),
+    "half 256": Config(
+        "what the registers take of heads so wide",
+        {"BLOCK_OWN": 32, "BLOCK_OTHER": 32},
+        num_warps=8,
+        num_stages=1,
+    ),
+    "single 64": Config(
+        "operands split in two",
+        {"BLOCK_OWN": 32, "BLOCK_OTHER": 32},
+    ),
+    "single 128": Config(
+        "the least that tensor cores take",
+        {"BLOCK_OWN": 16, "BLOCK_OTHER": 16},
+        num_stages=1,
+    ),
 }
 
 
@@ -82,11 +111,12 @@ def _queries_kernel(
     gq_ptr: tensor, q: tensor, k: tensor, v: tensor, c: tensor, mask: tensor,
     lse_ptr: tensor, delta_ptr: tensor, sizes: tensor, queries: tensor, keys: tensor,
     scale: tensor, CAUSAL: constexpr, MASK: constexpr, DIM: constexpr,
-    BLOCK_D: constexpr, BLOCK_M: constexpr, BLOCK_N: constexpr, PRECISION: constexpr,
+    BLOCK_D: constexpr, BLOCK_OWN: constexpr, BLOCK_OTHER: constexpr,
+    PRECISION: constexpr,
 ) -> None:  # fmt: skip
-    tiles = tl.cdiv(queries, BLOCK_M)
+    tiles = tl.cdiv(queries, BLOCK_OWN)
     batch = (tl.program_id(0) // tiles).to(tl.int64)
-    i = (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
+    i = (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_OWN + tl.arange(0, BLOCK_OWN)
     d = tl.arange(0, BLOCK_D)
     k_ptr, v_ptr = start_of(k, batch, sizes), start_of(v, batch, sizes)
     mask_ptr = start_of(mask, batch, sizes)
@@ -94,11 +124,11 @@ def _queries_kernel(
     c_tile = load_rows(start_of(c, batch, sizes), c[4], i, queries, d, DIM)
     lse = load_statistic(lse_ptr, batch, i, queries, float("inf"))[:, None] * LOG2E
     delta = load_statistic(delta_ptr, batch, i, queries, 0.0)[:, None]
-    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    acc = tl.zeros((BLOCK_OWN, BLOCK_D), tl.float32)
     end = tl.minimum(keys, tl.max(i, 0) + 1) if CAUSAL else keys
-    for start in range(0, end, BLOCK_N):
-        j = start + tl.arange(0, BLOCK_N)
-        nothing = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for start in range(0, end, BLOCK_OTHER):
+        j = start + tl.arange(0, BLOCK_OTHER)
+        nothing = tl.zeros((BLOCK_OWN, BLOCK_OTHER), tl.float32)
         k_tile = load_rows(k_ptr, k[4], j, keys, d, DIM)
         s = dot(q_tile, tl.trans(k_tile), nothing, PRECISION) * (scale * LOG2E)
         s = masked(
@@ -116,22 +146,23 @@ def _keys_kernel(
     gk_ptr: tensor, gv_ptr: tensor, q: tensor, k: tensor, v: tensor, c: tensor,
     mask: tensor, lse_ptr: tensor, delta_ptr: tensor, sizes: tensor, queries: tensor,
     keys: tensor, scale: tensor, CAUSAL: constexpr, MASK: constexpr, DIM: constexpr,
-    BLOCK_D: constexpr, BLOCK_M: constexpr, BLOCK_N: constexpr, PRECISION: constexpr,
+    BLOCK_D: constexpr, BLOCK_OTHER: constexpr, BLOCK_OWN: constexpr,
+    PRECISION: constexpr,
 ) -> None:  # fmt: skip
-    tiles = tl.cdiv(keys, BLOCK_N)
+    tiles = tl.cdiv(keys, BLOCK_OWN)
     batch = (tl.program_id(0) // tiles).to(tl.int64)
-    first = (tl.program_id(0) % tiles) * BLOCK_N
-    j = first + tl.arange(0, BLOCK_N)
+    first = (tl.program_id(0) % tiles) * BLOCK_OWN
+    j = first + tl.arange(0, BLOCK_OWN)
     d = tl.arange(0, BLOCK_D)
     q_ptr, c_ptr = start_of(q, batch, sizes), start_of(c, batch, sizes)
     mask_ptr = start_of(mask, batch, sizes)
     k_tile = load_rows(start_of(k, batch, sizes), k[4], j, keys, d, DIM)
     v_tile = load_rows(start_of(v, batch, sizes), v[4], j, keys, d, DIM)
-    gk = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    gv = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    for start in range(first if CAUSAL else 0, queries, BLOCK_M):
-        i = start + tl.arange(0, BLOCK_M)
-        nothing = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    gk = tl.zeros((BLOCK_OWN, BLOCK_D), tl.float32)
+    gv = tl.zeros((BLOCK_OWN, BLOCK_D), tl.float32)
+    for start in range(first if CAUSAL else 0, queries, BLOCK_OTHER):
+        i = start + tl.arange(0, BLOCK_OTHER)
+        nothing = tl.zeros((BLOCK_OWN, BLOCK_OTHER), tl.float32)
         q_tile = load_rows(q_ptr, q[4], i, queries, d, DIM)
         s = dot(k_tile, tl.trans(q_tile), nothing, PRECISION) * (scale * LOG2E)
         s = masked(
@@ -177,8 +208,8 @@ def attention_backward(
         scale,
     )
     own = constants(q, mask, causal)
-    tiles_m = layout.programs * cdiv(queries, config.blocks["BLOCK_M"])
-    tiles_n = layout.programs * cdiv(keys, config.blocks["BLOCK_N"])
+    tiles_m = layout.programs * cdiv(queries, config.blocks["BLOCK_OWN"])
+    tiles_n = layout.programs * cdiv(keys, config.blocks["BLOCK_OWN"])
     launch(_queries_kernel, (tiles_m,), config, gq, *rest, **own)
     launch(_keys_kernel, (tiles_n,), config, gk, gv, *rest, **own)
     return gq, gk, gv
@@ -199,13 +230,13 @@ def attention_backward_supports(
     return (
         q.shape == c.shape
         and k.shape == v.shape
-        and supported((q, k, v, c), (lse, delta), mask)
+        and supported(CONFIGS, (q, k, v, c), (lse, delta), mask)
     )
 
 
-def attention_backward_flops(q: Any, k: Any, *args: Any, **unused: Any) -> int:
+def attention_backward_flops(*args: Any, **unused: Any) -> int:
     """Count five products; the kernels do seven, two of them in both."""
-    return products(q, k, 5)
+    return products(5, *args)
 
 
 ATTENTION_BACKWARD = define(

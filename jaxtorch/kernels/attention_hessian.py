@@ -82,10 +82,23 @@ def attention_hessian_reference(
 
 
 CONFIGS = {
-    "64": Config("", {"BLOCK_M": 64, "BLOCK_N": 32}),
-    "128": Config("", {"BLOCK_M": 32, "BLOCK_N": 32}, num_warps=8, num_stages=1),
-    "256": Config("", {"BLOCK_M": 16, "BLOCK_N": 16}, num_warps=8, num_stages=1),
-    "512": Config("", {"BLOCK_M": 16, "BLOCK_N": 16}, num_warps=8, num_stages=1),
+    "half 64": Config(
+        "four operands and two results of the rows that a program owns",
+        {"BLOCK_OWN": 32, "BLOCK_OTHER": 32},
+        num_stages=1,
+    ),
+    "half 128": Config(
+        "the same of twice the features, by twice the warps",
+        {"BLOCK_OWN": 32, "BLOCK_OTHER": 32},
+        num_warps=8,
+        num_stages=1,
+    ),
+    "single 64": Config(
+        "the least that tensor cores take: operands are split in two",
+        {"BLOCK_OWN": 16, "BLOCK_OTHER": 16},
+        num_warps=8,
+        num_stages=1,
+    ),
 }
 
 
@@ -96,11 +109,11 @@ def _hessian_queries_kernel(
     dc: tensor, mask: tensor, lse_ptr: tensor, delta_ptr: tensor, dlse_ptr: tensor,
     ddelta_ptr: tensor, sizes: tensor, queries: tensor, keys: tensor, scale: tensor,
     CAUSAL: constexpr, MASK: constexpr, DIM: constexpr, BLOCK_D: constexpr,
-    BLOCK_M: constexpr, BLOCK_N: constexpr, PRECISION: constexpr,
+    BLOCK_OWN: constexpr, BLOCK_OTHER: constexpr, PRECISION: constexpr,
 ) -> None:  # fmt: skip
-    tiles = tl.cdiv(queries, BLOCK_M)
+    tiles = tl.cdiv(queries, BLOCK_OWN)
     batch = (tl.program_id(0) // tiles).to(tl.int64)
-    i = (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
+    i = (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_OWN + tl.arange(0, BLOCK_OWN)
     d = tl.arange(0, BLOCK_D)
     k_ptr, v_ptr = start_of(k, batch, sizes), start_of(v, batch, sizes)
     dk_ptr, dv_ptr = start_of(dk, batch, sizes), start_of(dv, batch, sizes)
@@ -113,14 +126,14 @@ def _hessian_queries_kernel(
     delta = load_statistic(delta_ptr, batch, i, queries, 0.0)[:, None]
     dlse = load_statistic(dlse_ptr, batch, i, queries, 0.0)[:, None]
     ddelta = load_statistic(ddelta_ptr, batch, i, queries, 0.0)[:, None]
-    hq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    hc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    hlse = tl.zeros((BLOCK_M,), tl.float32)
-    hdelta = tl.zeros((BLOCK_M,), tl.float32)
+    hq = tl.zeros((BLOCK_OWN, BLOCK_D), tl.float32)
+    hc = tl.zeros((BLOCK_OWN, BLOCK_D), tl.float32)
+    hlse = tl.zeros((BLOCK_OWN,), tl.float32)
+    hdelta = tl.zeros((BLOCK_OWN,), tl.float32)
     end = tl.minimum(keys, tl.max(i, 0) + 1) if CAUSAL else keys
-    for start in range(0, end, BLOCK_N):
-        j = start + tl.arange(0, BLOCK_N)
-        nothing = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for start in range(0, end, BLOCK_OTHER):
+        j = start + tl.arange(0, BLOCK_OTHER)
+        nothing = tl.zeros((BLOCK_OWN, BLOCK_OTHER), tl.float32)
         k_tile = load_rows(k_ptr, k[4], j, keys, d, DIM)
         dk_tile = load_rows(dk_ptr, dk[4], j, keys, d, DIM)
         s = dot(q_tile, tl.trans(k_tile), nothing, PRECISION) * (scale * LOG2E)
@@ -136,13 +149,13 @@ def _hessian_queries_kernel(
         da = dot(dc_tile, tl.trans(v_tile), nothing, PRECISION)
         da = dot(c_tile, tl.trans(dv_tile), da, PRECISION) - ddelta
         pe = p * e
-        x = pe * a + p * da
-        hq = dot(x.to(k_tile.dtype), k_tile, hq, PRECISION)
-        hq = dot((p * a).to(k_tile.dtype), dk_tile, hq, PRECISION)
-        hc = dot(pe.to(k_tile.dtype), v_tile, hc, PRECISION)
-        hc = dot(p.to(k_tile.dtype), dv_tile, hc, PRECISION)
-        hlse -= tl.sum(x, 1)
         hdelta -= tl.sum(pe, 1)
+        hc = dot(p.to(k_tile.dtype), dv_tile, hc, PRECISION)
+        hc = dot(pe.to(k_tile.dtype), v_tile, hc, PRECISION)
+        x = pe * a + p * da
+        hlse -= tl.sum(x, 1)
+        hq = dot((p * a).to(k_tile.dtype), dk_tile, hq, PRECISION)
+        hq = dot(x.to(k_tile.dtype), k_tile, hq, PRECISION)
     store_rows(hq_ptr, batch, i, queries, d, hq * scale, DIM)
     store_rows(hc_ptr, batch, i, queries, d, hc, DIM)
     tl.store(hlse_ptr + batch * queries + i, hlse, mask=i < queries)
@@ -156,12 +169,12 @@ def _hessian_keys_kernel(
     delta_ptr: tensor, dlse_ptr: tensor, ddelta_ptr: tensor, sizes: tensor,
     queries: tensor, keys: tensor, scale: tensor,
     CAUSAL: constexpr, MASK: constexpr, DIM: constexpr, BLOCK_D: constexpr,
-    BLOCK_M: constexpr, BLOCK_N: constexpr, PRECISION: constexpr,
+    BLOCK_OTHER: constexpr, BLOCK_OWN: constexpr, PRECISION: constexpr,
 ) -> None:  # fmt: skip
-    tiles = tl.cdiv(keys, BLOCK_N)
+    tiles = tl.cdiv(keys, BLOCK_OWN)
     batch = (tl.program_id(0) // tiles).to(tl.int64)
-    first = (tl.program_id(0) % tiles) * BLOCK_N
-    j = first + tl.arange(0, BLOCK_N)
+    first = (tl.program_id(0) % tiles) * BLOCK_OWN
+    j = first + tl.arange(0, BLOCK_OWN)
     d = tl.arange(0, BLOCK_D)
     q_ptr, c_ptr = start_of(q, batch, sizes), start_of(c, batch, sizes)
     dq_ptr, dc_ptr = start_of(dq, batch, sizes), start_of(dc, batch, sizes)
@@ -170,11 +183,11 @@ def _hessian_keys_kernel(
     v_tile = load_rows(start_of(v, batch, sizes), v[4], j, keys, d, DIM)
     dk_tile = load_rows(start_of(dk, batch, sizes), dk[4], j, keys, d, DIM)
     dv_tile = load_rows(start_of(dv, batch, sizes), dv[4], j, keys, d, DIM)
-    hk = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    hv = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    for start in range(first if CAUSAL else 0, queries, BLOCK_M):
-        i = start + tl.arange(0, BLOCK_M)
-        nothing = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    hk = tl.zeros((BLOCK_OWN, BLOCK_D), tl.float32)
+    hv = tl.zeros((BLOCK_OWN, BLOCK_D), tl.float32)
+    for start in range(first if CAUSAL else 0, queries, BLOCK_OTHER):
+        i = start + tl.arange(0, BLOCK_OTHER)
+        nothing = tl.zeros((BLOCK_OWN, BLOCK_OTHER), tl.float32)
         q_tile = load_rows(q_ptr, q[4], i, queries, d, DIM)
         dq_tile = load_rows(dq_ptr, dq[4], i, queries, d, DIM)
         lse = load_statistic(lse_ptr, batch, i, queries, float("inf"))
@@ -232,8 +245,8 @@ def attention_hessian(
     statistics = (x.contiguous() for x in (lse, delta, dlse, ddelta))
     rest = (*layout.operands, *statistics, layout.sizes, queries, keys, scale)
     own = constants(q, mask, causal)
-    tiles_m = layout.programs * cdiv(queries, config.blocks["BLOCK_M"])
-    tiles_n = layout.programs * cdiv(keys, config.blocks["BLOCK_N"])
+    tiles_m = layout.programs * cdiv(queries, config.blocks["BLOCK_OWN"])
+    tiles_n = layout.programs * cdiv(keys, config.blocks["BLOCK_OWN"])
     outs = hq, hc, hlse, hdelta
     launch(_hessian_queries_kernel, (tiles_m,), config, *outs, *rest, **own)
     launch(_hessian_keys_kernel, (tiles_n,), config, hk, hv, *rest, **own)
@@ -246,13 +259,13 @@ def attention_hessian_supports(*args: Any) -> bool:
     return (
         q.shape == c.shape == dq.shape == dc.shape
         and k.shape == v.shape == dk.shape == dv.shape
-        and supported((q, k, v, c, dq, dk, dv, dc), statistics, mask)
+        and supported(CONFIGS, (q, k, v, c, dq, dk, dv, dc), statistics, mask)
     )
 
 
-def attention_hessian_flops(q: Any, k: Any, *args: Any, **unused: Any) -> int:
+def attention_hessian_flops(*args: Any, **unused: Any) -> int:
     """Count fourteen products; the kernels do twenty, six of them in both."""
-    return products(q, k, 14)
+    return products(14, *args)
 
 
 ATTENTION_HESSIAN = define(

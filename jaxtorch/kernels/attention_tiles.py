@@ -4,6 +4,7 @@ Queries [*, L, D], keys and values [*, S, D] have equal leading dims; a mask bro
 with [*, L, S].
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,11 +21,11 @@ from jaxtorch.kernels.language import (
     jit,
     tensor,
     tl,
+    warp_groups,
 )
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
-LARGEST_DIM = 256
 SMALLEST_BLOCK = 16
 """The least number of rows in a tile of tensor cores, and the least size of a block."""
 
@@ -196,20 +197,25 @@ def constants(q: Tensor, mask: Tensor | None, causal: bool) -> dict[str, Any]:
     }
 
 
+def config_name(q: Tensor) -> str:
+    """Say what decides on a config: how wide the elements are, and the heads."""
+    size = next((size for size in (64, 128, 256) if q.shape[-1] <= size), 0)
+    return f"{'half' if q.element_size() == 2 else 'single'} {size}"
+
+
 def config_of(configs: dict[str, Config], q: Tensor) -> Config:
-    """Choose by the features of a head; float32 takes twice the room."""
-    room = q.shape[-1] * q.element_size()
-    return next(
-        c for most, c in zip(ROOMS, configs.values(), strict=True) if room <= most
-    )
-
-
-ROOMS = (128, 256, 512, 1024)
-"""The most bytes in a row of a tile, for each of the configs of a kernel."""
+    """Choose; without warp groups the operands of a product lie in registers."""
+    name = config_name(q)
+    if warp_groups():
+        return configs[name]
+    return configs.get(f"{name}, registers", configs[name])
 
 
 def supported(
-    matrices: Sequence[Tensor], statistics: Sequence[Tensor], mask: Tensor | None
+    configs: dict[str, Config],
+    matrices: Sequence[Tensor],
+    statistics: Sequence[Tensor],
+    mask: Tensor | None,
 ) -> bool:
     """Tell whether kernels take these: ``matrices`` starts with queries and keys.
 
@@ -222,7 +228,8 @@ def supported(
         and q.dim() >= 2
         and k.dim() == q.dim()
         and k.shape[:-2] == shape[:-2]
-        and 1 <= shape[-1] <= LARGEST_DIM
+        and shape[-1] > 0
+        and config_name(q) in configs
         and all(
             x.dtype is q.dtype
             and x.device == q.device
@@ -255,9 +262,15 @@ def programs_of(q: Tensor, k: Tensor) -> int:
     return q.shape[:-2].numel() * cdiv(longest, SMALLEST_BLOCK)
 
 
-def products(q: Any, k: Any, count: int) -> int:
-    """Return the operations of ``count`` products of the size of ``q k^T``."""
-    total = 2 * count * k[-2]
-    for size in q:
-        total *= size
-    return int(total)
+def products(count: int, q: Any, k: Any, *rest: Any) -> int:
+    """Return the operations of ``count`` products of the size of ``q k^T``.
+
+    Of a causal one only the part that is not masked counts.
+    """
+    *lead, queries, dim = q
+    keys, causal = k[-2], rest[-2]
+    pairs = queries * keys
+    if causal:
+        short = min(queries, keys)
+        pairs = short * (short + 1) // 2 + (queries - short) * keys
+    return int(2 * count * math.prod(lead) * pairs * dim)

@@ -83,6 +83,17 @@ def launch(
     kernel[grid](*args, **config.blocks, **constants, **options)
 
 
+def warp_groups() -> bool:
+    """Tell whether tensor cores read shared memory: Hopper, data center Blackwell.
+
+    Elsewhere their operands lie in registers, which leaves fewer for results.
+    """
+    if INTERPRETED:
+        return True
+    capability: int = triton.runtime.driver.active.get_current_target().arch
+    return 90 <= capability < 120
+
+
 def cdiv(size: int, block: int) -> int:
     """Return how many blocks cover ``size``."""
     return -(-size // block)

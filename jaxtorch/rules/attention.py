@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from jaxtorch.rules import fast
 from jaxtorch.rules.batching import batched_at_front
 from jaxtorch.rules.planes import fold, unfold
 from jaxtorch.rules.record import Record
@@ -31,13 +32,17 @@ def attend(
     Half precision is computed in single precision, as the kernels do. A query that may
     look at nothing gives zeros.
     """
-    dtype = query.dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        query, key, value = query.float(), key.float(), value.float()
     if query.dim() > 3 and key.shape[-3] != query.shape[-3]:
         key, value = share_heads(key, query), share_heads(value, query)
     if scale is None:
         scale = query.shape[-1] ** -0.5
+    if dropout_p == 0:
+        out = fast.attention(query, key, value, mask, is_causal, scale)
+        if out is not None:
+            return out
+    dtype = query.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        query, key, value = query.float(), key.float(), value.float()
     scores = torch.matmul(query * scale, key.mT)
     if is_causal:
         ones = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from jaxtorch.kernels.attention_tiles import scores_tangent, weights
+from jaxtorch.rules.fast import scores_tangent, weights
 
 Parts = Sequence[Tensor | None]
 """Tangents or cotangents; None is a zero."""

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jaxtorch.kernels.attention_tiles import weights
 from jaxtorch.linear.broadcast import sum_to
 from jaxtorch.linear.cast import cast_to
 from jaxtorch.linear.joint import Joint
@@ -29,7 +28,7 @@ from jaxtorch.rules.attention_jets import (
     third_by_scores,
 )
 from jaxtorch.rules.batching import batched_at_front, pad_rank, to_front
-from jaxtorch.rules.fast import KERNELS
+from jaxtorch.rules.fast import KERNELS, weights
 from jaxtorch.rules.record import BatchRule, Record
 
 

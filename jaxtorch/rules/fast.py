@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from jaxtorch.kernels import OPERATORS, PLAIN
+from jaxtorch.kernels.attention_tiles import scores_tangent as scores_tangent
+from jaxtorch.kernels.attention_tiles import weights as weights
 from jaxtorch.kernels.operator import switched_on
 from jaxtorch.kernels.tracing import fused as fused
 
@@ -17,6 +19,7 @@ KERNELS: Any = torch.ops.jaxtorch
 """The kernels' operators, for records: ``KERNELS.<name>.default``."""
 SHORT = 8
 """cuBLAS is made for long sums; a product of fewer columns only waits for memory."""
+ATTENTION = OPERATORS["attention"]
 PER_SAMPLE_WEIGHT = OPERATORS["per_sample_weight"]
 CONVOLUTION_WEIGHT = OPERATORS["per_sample_convolution_weight"]
 MANY = 256
@@ -32,6 +35,22 @@ run_program = OPERATORS["pointwise"].reference
 def runs(*tensors: Tensor) -> bool:
     """Tell whether kernels may run on these, before views of them are taken."""
     return switched_on(tensors[0]) and all(type(t) in PLAIN for t in tensors)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> Tensor | None:
+    """Return ``softmax(scale q k^T + mask) v``; None where no kernel does.
+
+    It is chosen for wrappers too: what it is made of has no kernels, so that it must
+    stay one operator under all levels, which know it.
+    """
+    own = q, k, v, mask, causal, scale
+    if not switched_on(q) or not ATTENTION.supports(*own):
+        return None
+    if any(x is not None and x.requires_grad for x in own[:4]):
+        return None
+    return ATTENTION.overload(*own)[0]  # type: ignore[no-any-return]
 
 
 def bmm(a: Tensor, b: Tensor) -> Tensor:

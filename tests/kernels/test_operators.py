@@ -13,7 +13,7 @@ from benchmarks.kernels.__main__ import PAGE, render
 from benchmarks.kernels.cases import Case
 from jaxtorch.kernels import FAMILIES as KERNEL_FAMILIES
 from jaxtorch.kernels import OPERATORS
-from jaxtorch.kernels.operator import tensors_of
+from jaxtorch.kernels.operator import first_of, tensors_of
 from jaxtorch.rules.table import TABLE
 from tests.coverage import finished
 from tests.kernels.harness import DEVICE, check
@@ -78,7 +78,7 @@ def test_law(name, law):
 @pytest.mark.parametrize("case", CASES, ids=LABELS)
 def test_tiny(case):
     args = case.arguments(DEVICE, tiny=True)
-    out = check(case.operator, *args)
+    out = first_of((check(case.operator, *args),))
     for peer in case.peers.values():
         atol = 3e-2 * float(out.abs().max())
         torch.testing.assert_close(
