@@ -371,7 +371,14 @@ def make_room(
     Calls that operands need are moved up; None where one of them may not be moved.
     """
     order = {node: i for i, node in enumerate(graph.nodes)}
-    outside = [u for m in results for u in readers(m) if u not in inside]
+    outside = [
+        user
+        for result in results
+        for user in result.users
+        if not inside.issuperset(
+            readers(user) if is_call(user, aten.expand.default) else [user]
+        )
+    ]
     place = min(outside, key=order.__getitem__)
     late: set[fx.Node] = set()
     waiting = [*operands.values()]

@@ -131,6 +131,17 @@ def test_jit_pushes_through_layers(activation):
         torch.testing.assert_close(jaxtorch.jit(func)(*args), expected)
 
 
+def test_jit_of_one_sample():
+    def layers(x, b, w, v):
+        return torch.tanh(torch.tanh(x @ w.T + b) @ v.T)
+
+    func = jaxtorch.jacfwd(layers)
+    args = random(20), random(24), random(*W), random(*V)
+    with jaxtorch.kernels_mode("force"):
+        assert "jaxtorch.push_layer.default" in in_jit(func, *args)
+        torch.testing.assert_close(jaxtorch.jit(func)(*args), func(*args))
+
+
 def test_no_identity_is_multiplied():
     args = random(*X), random(*W), random(*V)
     with jaxtorch.kernels_mode("force"):
