@@ -73,7 +73,7 @@ def eliminate_one(
         if isinstance(factor, Atom):
             continue
         rest = factors[:place] + factors[place + 1 :]
-        if factor in rest:
+        if factor in rest or is_always_one(factor):
             return rest, None
         if isinstance(factor, OneHot):
             changed = eliminate_one_hot(factor, rest, free)
@@ -89,11 +89,14 @@ def eliminate_one(
     return None
 
 
+def is_always_one(factor: Factor) -> bool:
+    """Tell whether a factor says that a label equals itself."""
+    return isinstance(factor, Window) and factor.small == (factor.big,)
+
+
 def eliminate_delta(window: Window, rest: Factors, free: set[Label]) -> Factors | None:
     """Rename one label to the other; between free labels the delta stays."""
     old, new = window.big, window.small[0]
-    if old is new:
-        return rest
     if old in free:
         old, new = new, old
     if old in free and old not in labels_of(rest):
