@@ -29,7 +29,7 @@ def value_of(source, env):
 
 
 def dense_factor(factor, env, dtype) -> Tensor:
-    """Return a factor with one dim for each of its labels, in the order of labels_in."""
+    """Return a factor with one dim for each label, in the order of ``labels_in``."""
     sizes = [label.size for label in labels_in(factor)]
     if isinstance(factor, Atom):
         return value_of(factor.source, env).reshape(sizes)
