@@ -12,12 +12,19 @@ from jaxtorch.nn import (
 )
 from jaxtorch.settings import config, kernels_mode
 from jaxtorch.staging.jit import jit, make_graph
+from jaxtorch.transforms.bands import jacobian_bands
 from jaxtorch.transforms.checkpoint import checkpoint
 from jaxtorch.transforms.control_flow.branching import cond
 from jaxtorch.transforms.control_flow.looping import fori_loop, while_loop
 from jaxtorch.transforms.control_flow.mapping import map
 from jaxtorch.transforms.control_flow.scanning import scan
 from jaxtorch.transforms.custom import custom, custom_jvp, custom_vjp
+from jaxtorch.transforms.diagonals import (
+    divergence,
+    hessian_diag,
+    jacobian_diag,
+    laplacian,
+)
 from jaxtorch.transforms.forward import jvp, linearize
 from jaxtorch.transforms.gradient import grad, grad_and_value, value_and_grad
 from jaxtorch.transforms.hvp import hvp
@@ -37,17 +44,22 @@ __all__ = [
     "custom",
     "custom_jvp",
     "custom_vjp",
+    "divergence",
     "fori_loop",
     "functional_call",
     "grad",
     "grad_and_value",
     "hessian",
+    "hessian_diag",
     "hvp",
     "jacfwd",
+    "jacobian_bands",
+    "jacobian_diag",
     "jacrev",
     "jit",
     "jvp",
     "kernels_mode",
+    "laplacian",
     "linearize",
     "make_functional",
     "make_functional_with_buffers",

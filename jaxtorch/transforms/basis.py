@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jaxtorch import pytree
 from jaxtorch.core.level import paused
 from jaxtorch.transforms.taping import filled
 from jaxtorch.transforms.vmap import vmap
@@ -46,6 +47,34 @@ def map_basis(
         torch.cat(column) if isinstance(column[0], Tensor) else column[0]
         for column in (list(c) for c in zip(*pieces, strict=True))
     ]
+
+
+def map_directions(
+    derive: Callable[[tuple[Tensor, ...]], Any],
+    like: Sequence[Tensor],
+    chunk_size: int | None,
+    randomness: str,
+) -> tuple[list[Tensor], Any, Any]:
+    """Map the derivative along one direction over the standard basis.
+
+    ``derive`` takes a direction and returns ``(tangent, aux)``, two trees, or
+    ``(tangent,)``. The result is the tangents' leaves, each with a leading dim of one
+    entry per direction; the structure of the tangent; and the aux of one direction, on
+    which it does not depend.
+    """
+    seen: dict[str, Any] = {}
+
+    def push(*basis: Tensor) -> list[Any]:
+        tangent, *rest = derive(basis)
+        outs, seen["spec"] = pytree.flatten(tangent)
+        aux, seen["aux"] = pytree.flatten(rest)
+        return [*outs, *aux]
+
+    mapped = map_basis(push, like, chunk_size, randomness)
+    count = seen["spec"].num_leaves
+    aux = [a[0] if isinstance(a, Tensor) else a for a in mapped[count:]]
+    rest = pytree.unflatten(aux, seen["aux"])
+    return mapped[:count], seen["spec"], rest[0] if rest else None
 
 
 def basis_rows(

@@ -10,7 +10,7 @@ from torch import Tensor
 from jaxtorch import pytree
 from jaxtorch.core.level import paused
 from jaxtorch.errors import ArgumentError, UsageError, explain
-from jaxtorch.transforms.basis import map_basis
+from jaxtorch.transforms.basis import map_basis, map_directions
 from jaxtorch.transforms.checks import (
     Argnums,
     check_complex,
@@ -144,38 +144,22 @@ def jacfwd(
     @functools.wraps(func)
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         call, leaves, spec = select_inputs(where, func, argnums, args, kwargs)
-        sizes = [leaf.numel() for leaf in leaves]
-        seen: dict[str, Any] = {}
 
-        def push(*basis: Tensor) -> list[Tensor]:
-            result = jvp(
+        def push(basis: tuple[Tensor, ...]) -> Any:
+            return jvp(
                 lambda *inputs: call(list(inputs)),
                 tuple(leaves),
                 basis,
                 has_aux=has_aux,
-            )
-            outs, seen["spec"] = pytree.flatten(result[1])
-            aux, seen["aux"] = pytree.flatten(result[2] if has_aux else ())
-            return [*outs, *aux]
+            )[1:]
 
         check_field(where, leaves, "inputs", holomorphic)
-        columns = map_basis(push, leaves, chunk_size, randomness)
-        count = seen["spec"].num_leaves
-        check_field(where, columns[:count], "outputs", holomorphic)
-        with paused():
-            per_output = [
-                [
-                    shaped(last(part), column.shape[1:] + leaf.shape)
-                    for part, leaf in zip(cut(column, sizes), leaves, strict=True)
-                ]
-                for column in columns[:count]
-            ]
-        per_input = [list(c) for c in zip(*per_output, strict=True)]
-        result = assemble(per_input, seen["spec"], spec, isinstance(argnums, tuple))
-        if not has_aux:
-            return result
-        aux = [a[0] if isinstance(a, Tensor) else a for a in columns[count:]]
-        return result, pytree.unflatten(aux, seen["aux"])
+        columns, out_spec, aux = map_directions(push, leaves, chunk_size, randomness)
+        check_field(where, columns, "outputs", holomorphic)
+        result = assemble(
+            cut_columns(columns, leaves), out_spec, spec, isinstance(argnums, tuple)
+        )
+        return (result, aux) if has_aux else result
 
     return jacobian
 
@@ -247,6 +231,22 @@ def shaped(tensor: Tensor, shape: torch.Size) -> Tensor:
 def last(column: Tensor) -> Tensor:
     """Move the leading dim to the end."""
     return column if column.dim() == 1 else column.movedim(0, -1)
+
+
+def cut_columns(
+    columns: Sequence[Tensor], leaves: Sequence[Tensor]
+) -> list[list[Tensor]]:
+    """Cut columns ``[n, *out.shape]`` by input: ``[input][output]``, as a Jacobian."""
+    sizes = [leaf.numel() for leaf in leaves]
+    with paused():
+        per_output = [
+            [
+                shaped(last(part), column.shape[1:] + leaf.shape)
+                for part, leaf in zip(cut(column, sizes), leaves, strict=True)
+            ]
+            for column in columns
+        ]
+    return [list(c) for c in zip(*per_output, strict=True)]
 
 
 def assemble(columns: Any, out_spec: Any, in_spec: Any, several: bool) -> Any:
