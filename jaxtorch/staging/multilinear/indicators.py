@@ -204,11 +204,16 @@ def gathered(atom: Atom, one_hot: OneHot) -> Atom:
 def agreement(first: OneHot, second: OneHot) -> Atom:
     """Return the mask of where two indices agree."""
     order = list(dict.fromkeys([*labels_in(first.index), *labels_in(second.index)]))
-    equal = Call(
-        aten.eq.Tensor, (aligned(first.index, order), aligned(second.index, order))
-    )
+    sides = tuple(aligned(from_zero(h), order) for h in (first, second))
+    equal = Call(aten.eq.Tensor, sides)
     source = Call(aten._to_copy.default, (equal,), (("dtype", first.dtype),))
     return Atom(source, tuple((label,) for label in order))
+
+
+def from_zero(one_hot: OneHot) -> Atom:
+    """Return the index, with those that count from the end counted from zero."""
+    source = Call(aten.remainder.Scalar, (one_hot.index.source, one_hot.label.size))
+    return Atom(source, one_hot.index.axes)
 
 
 def aligned(atom: Atom, order: list[Label]) -> object:

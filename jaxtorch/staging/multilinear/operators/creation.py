@@ -95,10 +95,10 @@ def same_position(reader: Reader, node: Any) -> Form:
         raise OpaqueError
     (first,), (second,) = labels
     window = shifted(first, starts[0], second, starts[1])
-    names = [label for term in terms for axis in term.axes for label in axis]
-    if terms[0].axes != ((first,), ()) or terms[1].axes[-1] != (second,):
+    row, column = (first,), (second,)
+    if terms[0].axes != (row, ()) or terms[1].axes not in ((column,), ((), column)):
         raise OpaqueError
-    return (Term(1, (window,), ((names[0],), (names[1],))),)
+    return (Term(1, (window,), (row, column)),)
 
 
 def as_number(reader: Reader, node: Any) -> Form:

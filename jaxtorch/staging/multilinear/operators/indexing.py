@@ -76,7 +76,7 @@ def one_hot_term(reader: Reader, index: Any, length: int, dtype: Any) -> Term:
     atom = seen.atoms[0]
     start = count_from(atom.source)
     indicator: Factor = OneHot(atom, label, dtype)
-    if start is not None and len(labels_in(atom)) == 1:
+    if start is not None and start >= 0 and len(labels_in(atom)) == 1:
         indicator = shifted(label, 0, labels_in(atom)[0], start)
     return Term(1, (indicator,), (*seen.axes, (label,)))
 
