@@ -100,6 +100,15 @@ def test_aux(jacobian: Any) -> None:
 
 
 @MODES
+@pytest.mark.parametrize("chunk_size", [None, 1, 2])
+def test_aux_that_is_no_tensor(jacobian: Any, chunk_size: int | None) -> None:
+    func = lambda x: (x.sin(), "name")  # noqa: E731
+    assert (
+        jacobian(func, has_aux=True, chunk_size=chunk_size)(torch.ones(3))[1] == "name"
+    )
+
+
+@MODES
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 6, 7, 100])
 def test_chunks(jacobian: Any, chunk_size: int) -> None:
     x, y = torch.randn(2, 2), torch.randn(2)

@@ -34,7 +34,7 @@ def map_basis(
             linear(*(b[0] for b in basis_rows(like, index, 1, total)))
             for index in range(total)
         ]
-        return [torch.stack(list(column)) for column in zip(*rows, strict=True)]
+        return [joined(torch.stack, column) for column in zip(*rows, strict=True)]
     mapped = vmap(linear, randomness=randomness)
     size = total if chunk_size is None or chunk_size > total else chunk_size
     if size == total:
@@ -43,10 +43,12 @@ def map_basis(
         mapped(*basis_rows(like, start, min(size, total - start), total))
         for start in range(0, total, size)
     ]
-    return [
-        torch.cat(column) if isinstance(column[0], Tensor) else column[0]
-        for column in (list(c) for c in zip(*pieces, strict=True))
-    ]
+    return [joined(torch.cat, column) for column in zip(*pieces, strict=True)]
+
+
+def joined(join: Callable[[list[Tensor]], Tensor], column: Sequence[Any]) -> Any:
+    """Join one output's pieces; one that is no tensor is the same in all."""
+    return join(list(column)) if isinstance(column[0], Tensor) else column[0]
 
 
 def map_directions(
