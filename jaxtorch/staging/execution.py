@@ -73,6 +73,8 @@ def call_source(node: Any, names: dict[fx.Node, str], namespace: dict[str, Any])
     plain = namespace[TRACEABLE]
     if node.meta.get("in_place") and not plain:
         entry, name = in_place_entry(node), f"op_{node.target._opname}_"
+    elif "onednn" in node.meta and not plain:
+        entry, name = node.meta["onednn"], f"onednn_{node.target._opname}"
     else:
         entry = entry_point(node)
         name = entry_name(entry, node)

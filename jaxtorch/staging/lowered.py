@@ -90,7 +90,7 @@ class Lowered:
         if node.target.namespace == "jaxtorch":
             return str(node.target)
         if self.staged.choice.backend != "inductor":
-            return "aten"
+            return "oneDNN" if "onednn" in node.meta else "aten"
         group = groups.get(node)
         return "inductor" if group is None else f"inductor (fused group {group})"
 

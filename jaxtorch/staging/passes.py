@@ -18,6 +18,7 @@ from jaxtorch.staging.losses import spell_losses
 from jaxtorch.staging.memory import order_for_memory
 from jaxtorch.staging.multilinear.optimizer import optimize as optimize_products
 from jaxtorch.staging.norms import spell_norms
+from jaxtorch.staging.onednn import choose_onednn
 from jaxtorch.staging.per_sample import lower_per_sample
 from jaxtorch.staging.results import Results, keep_promises
 from jaxtorch.staging.reuse import reuse_memory
@@ -191,6 +192,7 @@ FINISH = (
     Pass("combined", "full", combine_calls),
     Pass("results copied", "safe", separate),
     Pass("bytes off the peak", "safe", reorder),
+    Pass("oneDNN", "full", alone(choose_onednn)),
     Pass("in place", "safe", alone(reuse_memory)),
 )
 """Run once, in this order."""

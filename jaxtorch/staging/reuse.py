@@ -27,6 +27,8 @@ def reuse_memory(graph: fx.Graph) -> int:
         if node.target in COMMUTATIVE and not node.kwargs:
             if not can_overwrite(node, node.args[0], dying):
                 swap_arguments(node, dying)
+        if "onednn" in node.meta:
+            continue
         source: Any = node.args[0] if node.args else None
         if can_overwrite(node, source, dying) and fits(node):
             node.meta["in_place"] = True

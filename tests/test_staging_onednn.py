@@ -1,0 +1,91 @@
+"""Matrix products in oneDNN: which are marked, and that any layout is right."""
+
+import pytest
+import torch
+
+import jaxtorch
+from jaxtorch.staging import onednn
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"),
+    reason="PyTorch was built without oneDNN",
+)
+
+LAYOUTS = {
+    "rows": lambda t: t.contiguous(),
+    "columns": lambda t: t.mT.contiguous().mT,
+    "gaps": lambda t: torch.cat([t, t], -1)[..., : t.shape[-1]],
+    "steps": lambda t: t.repeat_interleave(2, -1)[..., ::2],
+    "equal rows": lambda t: t[..., :1, :].expand_as(t),
+    "unaligned": lambda t: torch.cat([t.new_zeros(1), t.flatten()])[1:].view_as(t),
+}
+
+
+@pytest.mark.parametrize("first", LAYOUTS)
+@pytest.mark.parametrize("second", LAYOUTS)
+@pytest.mark.parametrize("sizes", [(17, 33, 20), (1, 5, 3), (4, 1, 6), (3, 0, 2)])
+def test_products_are_right_in_any_layout(first, second, sizes):
+    torch.manual_seed(0)
+    rows, inner, columns = sizes
+    left = LAYOUTS[first](torch.randn(2, rows, inner))
+    right = LAYOUTS[second](torch.randn(2, inner, columns))
+    row = torch.randn(columns, 2)[:, 0]
+    matrix = torch.randn(rows, columns)
+
+    def check(got, *args):
+        expected = torch.baddbmm if args[-1].ndim == 3 else torch.addmm
+        expected = expected(*(a.double() for a in args))
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-4)
+        assert got.is_contiguous()
+
+    check(onednn.products(left, right), torch.zeros(1, 1, 1), left, right)
+    left, right = left[1], right[1]
+    check(onednn.product(left, right), torch.zeros(1, 1), left, right)
+    for term in (row, matrix, matrix.T.contiguous().T):
+        check(onednn.product_and_term(term, left, right), term, left, right)
+
+
+def kernels(monkeypatch, func, *args, **options):
+    """Return which of oneDNN and ATen run the products of a function."""
+    monkeypatch.setattr(onednn, "is_faster", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    staged = jaxtorch.jit(func, backend="python", **options)
+    torch.testing.assert_close(staged(*args), func(*args), rtol=1e-4, atol=1e-3)
+    lines = staged.lower(*args).explain().splitlines()
+    return ["oneDNN" in line for line in lines if "mm.default" in line]
+
+
+def test_large_products_run_in_onednn(monkeypatch):
+    square, other = torch.randn(2, 256, 256)
+    batch = torch.randn(2, 256, 256)
+    row = torch.randn(256)
+    assert kernels(monkeypatch, torch.mm, square, other) == [True]
+    assert kernels(monkeypatch, torch.addmm, row, square, other) == [True]
+    assert kernels(monkeypatch, torch.bmm, batch, batch) == [True]
+
+
+def test_others_stay(monkeypatch):
+    square = torch.randn(256, 256)
+    assert kernels(monkeypatch, torch.mm, square[:32, :32], square[:32, :32]) == [False]
+    assert kernels(monkeypatch, torch.mm, square.double(), square.double()) == [False]
+    assert kernels(monkeypatch, torch.mm, square.T, square[:, :64]) == [False]
+    column = torch.randn(256, 1)
+    assert kernels(monkeypatch, torch.addmm, column, square, square) == [False]
+    assert kernels(monkeypatch, torch.mm, square, square, optimize="safe") == [False]
+
+
+def test_a_dying_term_is_not_written(monkeypatch):
+    square = torch.randn(256, 256)
+
+    def plus_product(a):
+        return torch.sin(a) + a @ a
+
+    assert kernels(monkeypatch, plus_product, square) == [True]
+
+
+def test_a_gradient_through_a_product(monkeypatch):
+    square = torch.randn(256, 256, requires_grad=True)
+    monkeypatch.setattr(onednn, "is_faster", lambda: True)
+    jaxtorch.jit(lambda a: torch.tanh(a @ a / 16).sum())(square).backward()
+    (expected,) = torch.autograd.grad(torch.tanh(square @ square / 16).sum(), square)
+    torch.testing.assert_close(square.grad, expected, rtol=1e-4, atol=1e-4)
