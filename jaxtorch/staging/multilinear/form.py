@@ -9,6 +9,7 @@ their call.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -37,6 +38,14 @@ class Call:
     target: Any
     args: tuple[Any, ...]
     kwargs: tuple[tuple[str, Any], ...] = ()
+
+    @cached_property
+    def hashed(self) -> int:
+        """The hash, computed once: calls share their arguments."""
+        return hash((self.target, self.args, self.kwargs))
+
+    def __hash__(self) -> int:
+        return self.hashed
 
 
 @dataclass(frozen=True)

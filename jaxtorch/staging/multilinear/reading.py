@@ -18,6 +18,7 @@ from jaxtorch.staging.multilinear.form import (
     labels_in,
     labels_of,
 )
+from jaxtorch.staging.multilinear.merging import merged
 
 FLOATING = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
 MOST_TERMS = 16
@@ -113,6 +114,8 @@ class Reader:
     def kept(self, node: fx.Node, form: Form) -> Form:
         """Return the form of a node, or an atom where keeping the form can't pay."""
         form = merged(form)
+        if len(form) == 1 and is_reduced(form[0]):
+            return self.computed(node, form)
         if len(form) > MOST_TERMS:
             return self.atom(node)
         for term in form:
@@ -121,7 +124,7 @@ class Reader:
         if len(form) > 1:
             if any(not t.is_dense or is_outer(t) for t in form):
                 return form
-            if all(len(t.factors) > 2 for t in form):
+            if all(len(t.factors) > 1 for t in form):
                 self.sums = True
                 if self.policy.sums:
                     return form
@@ -165,6 +168,15 @@ def is_atom(form: Form) -> bool:
         and len(form[0].factors) == 1
         and form[0].is_dense
         and form[0].atoms[0].axes == form[0].axes
+    )
+
+
+def is_reduced(term: Term) -> bool:
+    """Tell whether a term is a sum over dims of one tensor."""
+    return (
+        len(term.factors) == 1
+        and term.is_dense
+        and len(set(labels_in(term.atoms[0])) - term.free) > 0
     )
 
 
@@ -232,34 +244,3 @@ def is_pointwise(term: Term) -> bool:
         and all(set(labels_in(atom)) == free for atom in term.atoms)
         and any(len(labels_in(atom)) == len(free) for atom in term.atoms)
     )
-
-
-def merged(form: Form) -> Form:
-    """Add up terms that differ in their coefficients only."""
-    if len(form) < 2:
-        return form
-    found: dict[Any, Term] = {}
-    for term in form:
-        key = signature(term)
-        other = found.get(key)
-        if other is not None:
-            term = Term(other.coef + term.coef, other.factors, other.axes)
-        found[key] = term
-    return tuple(term for term in found.values() if term.coef)
-
-
-def signature(term: Term) -> Any:
-    """Return a key that terms with equal factors share, labels being numbered."""
-    numbers: dict[Any, int] = {}
-
-    def number(labels: Any) -> tuple[int, ...]:
-        return tuple(numbers.setdefault(label, len(numbers)) for label in labels)
-
-    shape = tuple((number(axis), tuple(x.size for x in axis)) for axis in term.axes)
-    parts = []
-    for factor in term.factors:
-        kind = getattr(factor, "source", None), getattr(factor, "offset", None)
-        index = getattr(factor, "index", None)
-        parts.append((type(factor), kind, index and index.source, factor))
-    named = [(*part[:3], number(labels_in(part[3]))) for part in parts]
-    return shape, tuple(named)
