@@ -446,6 +446,8 @@ def test_entries_outside_the_bands_are_found() -> None:
     with pytest.raises(ArgumentError, match="outside of the bands"):
         jacobian_bands(tridiagonal, 1, 0, check=True)(x)
     jacobian_bands(tridiagonal, 2, 2, check=True)(x)
+    checked = grad(lambda x: jacobian_bands(tridiagonal, check=True)(x).sum())(x)
+    assert_close(checked, grad(lambda x: jacobian_bands(tridiagonal)(x).sum())(x))
 
 
 @pytest.mark.parametrize("dtypes", [(torch.float32, DOUBLE), (DOUBLE, torch.float32)])

@@ -90,7 +90,8 @@ def read_bands(
         colour = torch.arange(colours, device=leaf.device).unsqueeze(1)
         directions = (column % colours == colour).to(leaf.dtype)
         if check:
-            directions = torch.cat([directions, probe(leaf).unsqueeze(0)])
+            vector = probe(leaf)
+            directions = torch.cat([directions, vector.unsqueeze(0)])
         directions = directions.reshape(len(directions), *leaf.shape)
     pushed = vmap(lambda direction: tape.push([direction])[0])(directions)
     with paused():
@@ -100,7 +101,7 @@ def read_bands(
         rows = torch.where(inside, rows, 0)
         found = torch.where(inside, products[column % colours, rows], 0)
         if check and size:
-            check_outside(where, found, rows, probe(leaf), products[-1])
+            check_outside(where, found, rows, vector, products[-1])
     return found
 
 
@@ -108,7 +109,7 @@ def probe(leaf: Tensor) -> Tensor:
     """Return random numbers, always the same; no generator of the user is used."""
     generator = torch.Generator().manual_seed(0)
     numbers = torch.randn(leaf.numel(), generator=generator, dtype=torch.float64)
-    return numbers.to(leaf)
+    return numbers.to(leaf.device, leaf.dtype)
 
 
 def check_widths(where: object, lower: int, upper: int) -> None:
