@@ -30,6 +30,7 @@ from jaxtorch.staging.multilinear.form import (
     size_of,
 )
 from jaxtorch.staging.multilinear.lowering import Lowering
+from jaxtorch.staging.multilinear.norms import close_norms, open_norms
 from jaxtorch.staging.multilinear.operators.table import TABLES
 from jaxtorch.staging.multilinear.planning import (
     MOST_FACTORS,
@@ -61,12 +62,15 @@ class Planned(NamedTuple):
 
 def optimize(graph: fx.Graph) -> list[str]:
     """Rewrite a graph where its normal form is cheaper; say what was rewritten."""
+    opened = open_norms(graph)
     plans = Plans(graph, ORDER)
     if plans.reader.sums:
         other = Plans(graph, PATHS)
         if other.cost() < plans.cost():
             plans = other
-    return plans.carry_out()
+    rewrites = plans.carry_out()
+    close_norms(opened)
+    return rewrites
 
 
 class Plans:
