@@ -169,6 +169,8 @@ def eliminate_one_hot(
 ) -> Factors | None:
     """Replace the label by the index in all other factors: a gather."""
     label = one_hot.label
+    if label in labels_in(one_hot.index):
+        raise OpaqueError
     if label not in labels_of(rest):
         return None if label in free else rest
     changed: list[Factor] = []
