@@ -9,6 +9,7 @@ from jaxtorch.staging import backends
 from jaxtorch.staging.backends import choose
 from jaxtorch.staging.cuda_graph import CudaGraph, refusal
 from jaxtorch.staging.fusion import Fusion
+from jaxtorch.staging.inductor import spread
 
 MB = 1 << 20
 
@@ -116,6 +117,31 @@ def test_inductor_takes_any_strides_and_draws_as_aten_does():
     text = staged.lower(x).explain()
     assert "inductor (fused group 1)" in text
     assert "backend: inductor (as asked for)" in text
+
+
+@pytest.mark.parametrize(
+    ("func", "count"),
+    [
+        (lambda x: torch.sin(x[0])[:, None] * x, 1),
+        (lambda x: torch.sin(x[0]).expand(8, 8) + torch.cos(x[1]), 2),
+        (lambda x: torch.sin(x) * x[0][:, None], 0),
+        (lambda x: torch.exp(x - x.sum(0)), 0),
+        (lambda x: torch.sin(x[0]) * x[1], 0),
+    ],
+)
+def test_what_is_read_many_times_is_found(func, count):
+    assert len(spread(graph_of(func, like(8, 8)))) == count
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by Inductor itself
+def test_inductor_computes_once_what_is_read_many_times():
+    def func(x):
+        return torch.sin(torch.tanh(x))[:, None] * x + torch.cos(x[0])
+
+    staged = jit(func, backend="inductor")
+    x = torch.randn(8, 8)
+    for own in (x, x.t(), x[0].expand(8, 8), x.repeat(2, 2)[::2, ::2]):
+        torch.testing.assert_close(staged(own), func(own))
 
 
 def test_explain_names_kernels_rewrites_and_the_back_end():

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch.errors import UsageError, explain
+from jaxtorch.staging.fusion import is_view
 from jaxtorch.staging.region import Region
+from jaxtorch.staging.rewriting import value_of
 from jaxtorch.staging.untracked import UNTRACKED
 
 aten = torch.ops.aten
@@ -48,10 +50,32 @@ class Fused:
         return run
 
 
+def spread(graph: fx.Graph) -> set[fx.Node]:
+    """Return the calls on elements of which another call reads each many times.
+
+    Inductor would compute them again for each element of the latter.
+    """
+    behind: dict[fx.Node, list[fx.Node]] = {}
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op != "call_function" or node.meta["device"].type != "cpu":
+            continue
+        read = [call for s in node.all_input_nodes for call in behind.get(s, ())]
+        if is_view(node):
+            behind[node] = read
+        elif torch.Tag.pointwise in getattr(node.target, "tags", ()):
+            value = node.meta["val"]
+            if isinstance(value, Tensor):
+                found.update(c for c in read if value_of(c).numel() < value.numel())
+                behind[node] = [node]
+    return found
+
+
 def module_of(graph: fx.Graph) -> fx.GraphModule:
     """Copy a graph in the form that Inductor takes."""
     copy = fx.Graph()
     names: dict[fx.Node, fx.Node] = {}
+    parts = spread(graph)
     for node in graph.nodes:
         if node.target is UNTRACKED:  # the compiled program is not differentiated
             names[node] = names[node.args[0]]
@@ -68,4 +92,18 @@ def module_of(graph: fx.Graph) -> fx.GraphModule:
         if node.target is aten.view.default or node.target is aten._unsafe_view.default:
             names[node].target = aten.reshape.default
         names[node].meta = {}
+        if node in parts:
+            names[node] = kept(names[node], node.meta["val"])
     return fx.GraphModule(torch.nn.Module(), copy)
+
+
+def kept(node: fx.Node, value: Tensor) -> fx.Node:
+    """Put a value into memory: Inductor takes such a view of nothing else.
+
+    The copy, which lies row by row whatever the strides of the inputs, costs nothing.
+    """
+    row_by_row: dict[str, Any] = {"memory_format": torch.contiguous_format}
+    copy = node.graph.call_function(aten.clone.default, (node,), row_by_row)
+    strides = torch.empty(value.shape, device="meta").stride()
+    layout = (copy, list(value.shape), list(strides))
+    return node.graph.call_function(aten.as_strided.default, layout)

@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 
 from jaxtorch.core.primitive import Kind, primitive_of
 from jaxtorch.staging.memory import last_uses
-from jaxtorch.staging.rewriting import infer_again, meta_of, value_of
+from jaxtorch.staging.rewriting import infer, meta_of, value_of
 
 aten = torch.ops.aten
 
@@ -33,8 +33,21 @@ def reuse_memory(graph: fx.Graph) -> int:
         if can_overwrite(node, source, dying) and fits(node):
             node.meta["in_place"] = True
             marked += 1
-    infer_again(graph)
+    share_memory(graph)
     return marked
+
+
+def share_memory(graph: fx.Graph) -> None:
+    """Infer anew what lies in the memory of another value now."""
+    moved: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        if not node.meta.get("in_place"):
+            if is_alone(node) or moved.isdisjoint(node.all_input_nodes):
+                continue
+        node.meta["val"] = infer(node)
+        moved.add(node)
 
 
 def swap_arguments(node: Any, dying: dict[fx.Node, list[fx.Node]]) -> None:
