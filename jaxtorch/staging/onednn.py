@@ -64,7 +64,8 @@ def is_worth_it(node: Any) -> bool:
     threads = torch.get_num_threads()
     if min(rows, inner, columns) < MIN_SIZE:
         return False
-    if rows * inner * columns < MIN_PRODUCTS * threads:
+    shared = threads ** (first.ndim - 1)  # MKL gives each thread products of a batch
+    if rows * inner * columns < MIN_PRODUCTS * shared:
         return False
     if first.stride(-1) == 1:
         return True
