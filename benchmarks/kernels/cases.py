@@ -29,6 +29,7 @@ class Case:
         peers: what it competes with, by name: functions of the same arguments.
         configs: the configs of its launcher, by name, that are timed beside each other.
         make: makes a tensor of a shape, where random numbers won't do.
+        inside: brings a tensor to where the operator has derivatives, if not anywhere.
         listed: whether the operator takes its tensors as one list.
     """
 
@@ -41,6 +42,7 @@ class Case:
     peers: dict[str, Callable[..., Any]] = field(default_factory=dict)
     configs: dict[str, Any] = field(default_factory=dict)
     make: Callable[..., Tensor] = torch.randn
+    inside: Callable[[Tensor], Tensor] | None = None
     listed: bool = False
 
     @property

@@ -15,6 +15,7 @@ from jaxtorch.linear.factors import (
 from jaxtorch.linear.lu import PackedFactors, TriangularFactors, Unpacked
 from jaxtorch.linear.matrix import adjoint, conjugate
 from jaxtorch.linear.operator import Output
+from jaxtorch.rules import small_matrices as small
 from jaxtorch.rules.matrices import partial_batch, stack_batch, stacks_batch
 from jaxtorch.rules.record import Record
 
@@ -31,7 +32,7 @@ def cholesky_ex_linearize(
     wanted: Any, x: Tensor, *, upper: bool = False, check_errors: bool = False
 ) -> Any:
     """The factor and a status that has no derivative."""
-    out = torch.linalg.cholesky_ex(x, upper=upper, check_errors=check_errors)
+    out = small.cholesky_ex(x, upper=upper, check_errors=check_errors)
     return tuple(out), (Output(CholeskyFactor(out[0], upper), 0, 2),)
 
 
@@ -104,7 +105,7 @@ def lu_factor_linearize(
     wanted: Any, x: Tensor, *, pivot: bool = True, check_errors: bool = False
 ) -> Any:
     """The packed factors; pivots and status have no derivative."""
-    out = torch.linalg.lu_factor_ex(x, pivot=pivot, check_errors=check_errors)
+    out = small.lu_factor_ex(x, pivot=pivot, check_errors=check_errors)
     return tuple(out), (Output(PackedFactors(out[0], out[1]), 0, 3),)
 
 
@@ -203,7 +204,7 @@ RECORDS = (
     *cholesky_records(),
     Record(
         aten.linalg_cholesky_ex.default,
-        stack_batch(aten.linalg_cholesky_ex.default),
+        stack_batch(small.cholesky_ex),
         cholesky_ex_linearize,
     ),
     Record(
@@ -232,7 +233,7 @@ RECORDS = (
     Record(aten.linalg_lu.default, stack_batch(aten.linalg_lu.default), lu_linearize),
     Record(
         aten.linalg_lu_factor_ex.default,
-        stack_batch(aten.linalg_lu_factor_ex.default),
+        stack_batch(small.lu_factor_ex),
         lu_factor_linearize,
     ),
     Record(aten.lu_unpack.default, lu_unpack_batch, lu_unpack_linearize),

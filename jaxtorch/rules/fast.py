@@ -12,6 +12,7 @@ from torch import Tensor
 from jaxtorch.kernels import OPERATORS, PLAIN
 from jaxtorch.kernels.attention_tiles import scores_tangent as scores_tangent
 from jaxtorch.kernels.attention_tiles import weights as weights
+from jaxtorch.kernels.linalg_tiles import LARGEST as LARGEST
 from jaxtorch.kernels.operator import switched_on
 from jaxtorch.kernels.tracing import fused as fused
 
@@ -28,6 +29,11 @@ SMALL_BMM = OPERATORS["small_bmm"]
 SHARED_BMM = OPERATORS["shared_bmm"]
 ROWS_DOT = OPERATORS["rows_dot"]
 ROWS_NORM = OPERATORS["rows_norm"]
+SMALL_CHOLESKY = OPERATORS["small_cholesky"]
+SMALL_LU = OPERATORS["small_lu"]
+SMALL_LU_SOLVE = OPERATORS["small_lu_solve"]
+SMALL_SOLVE = OPERATORS["small_solve"]
+SMALL_TRIANGULAR = OPERATORS["small_triangular"]
 run_program = OPERATORS["pointwise"].reference
 """A call of ``pointwise`` in torch's calls."""
 

@@ -1,10 +1,10 @@
 """Linear systems, inverses, determinants, least squares, and functions of matrices."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from jaxtorch.linear.lu import FactoredMatrix
 from jaxtorch.linear.matrix import (
@@ -28,6 +28,7 @@ from jaxtorch.linear.systems import (
     Solver,
     SystemMatrix,
 )
+from jaxtorch.rules import small_matrices as small
 from jaxtorch.rules.batching import physical, rank_of, to_front
 from jaxtorch.rules.matrices import (
     fold_columns,
@@ -60,11 +61,9 @@ def system_solver(a: Tensor, packed: Tensor, pivots: Tensor, left: bool) -> Solv
     reuse = is_constant(a) and is_constant(packed)
 
     def solve(rhs: Tensor, back: bool) -> Tensor:
-        out: Tensor
         if reuse:
-            out = torch.linalg.lu_solve(packed, pivots, rhs, left=left, adjoint=back)
-        else:
-            out = torch.linalg.solve_ex(adjoint(a) if back else a, rhs, left=left)[0]
+            return small.lu_solve(packed, pivots, rhs, left=left, adjoint=back)
+        out: Tensor = small.solve_ex(adjoint(a) if back else a, rhs, left=left)[0]
         return out
 
     return solve
@@ -74,7 +73,7 @@ def solve_linearize(
     wanted: Any, a: Tensor, b: Tensor, *, left: bool = True, check_errors: bool = False
 ) -> Any:
     """The solution; the factors that are returned with it serve only its derivative."""
-    out = aten._linalg_solve_ex.default(a, b, left=left, check_errors=check_errors)
+    out = small.solve_ex(a, b, left=left, check_errors=check_errors)
     vector = is_vector(a.shape, b.shape)
     solve = system_solver(a, out[1], out[2], left)
     return tuple(out), (
@@ -98,7 +97,7 @@ def solve_batch(
     vector = is_vector(a_shape, example_shape(b, b_dim))
     if vector:
         b = b.unsqueeze(-1)
-    call = aten._linalg_solve_ex.default
+    call = small.solve_ex
     if a_dim is None and a.dim() == 2:
         x, *factors = call(a, fold_columns(b, b_dim, left), left=left)
         x, dim = unfold_columns(x, size, left)
@@ -120,7 +119,7 @@ def example_shape(x: Tensor, dim: int | None) -> torch.Size:
     return x.shape if dim is None else x.shape[:dim] + x.shape[dim + 1 :]
 
 
-def shared_batch(call: OpOverload, *cores: int) -> BatchRule:
+def shared_batch(call: Callable[..., Any], *cores: int) -> BatchRule:
     """Batch a solver ``call(*factors, rhs)``; columns that alone differ are folded.
 
     ``cores`` are the numbers of dims that are not leading of its tensors; the right
@@ -155,10 +154,7 @@ def lu_solve_linearize(
 
     def solve(rhs: Tensor, back: bool) -> Tensor:
         flip = adjoint != back
-        out: Tensor = torch.linalg.lu_solve(
-            packed, pivots, rhs, left=left, adjoint=flip
-        )
-        return out
+        return small.lu_solve(packed, pivots, rhs, left=left, adjoint=flip)
 
     out = solve(b, False)
     matrix: LinearOperator = FactoredMatrix(packed, pivots)
@@ -180,14 +176,13 @@ def solve_triangular_linearize(
     """Only the triangle of the matrix is read."""
 
     def solve(rhs: Tensor, back: bool) -> Tensor:
-        out: Tensor = torch.linalg.solve_triangular(
+        return small.solve_triangular(
             adjoint(a) if back else a,
             rhs,
             upper=upper != back,
             left=left,
             unitriangular=unitriangular,
         )
-        return out
 
     out = solve(b, False)
     system = SystemMatrix(solve, out, a.shape, left)
@@ -236,19 +231,19 @@ def cholesky_inverse_linearize(wanted: Any, factor: Tensor, upper: bool = False)
 
 def inverse_linearize(wanted: Any, a: Tensor, *, check_errors: bool = False) -> Any:
     """The inverse and a status that has no derivative."""
-    out = torch.linalg.inv_ex(a, check_errors=check_errors)
+    out = small.inv_ex(a, check_errors=check_errors)
     return tuple(out), (Output(InverseDerivative(out[0]), 0, 2),)
 
 
 def det_linearize(wanted: Any, a: Tensor) -> Any:
     """The factors that are returned as well, of A or its transpose, are constant."""
-    out = aten._linalg_det.default(a)
+    out = small.det(a)
     return tuple(out), (Output(Determinant(a), 0, 3),)
 
 
 def slogdet_linearize(wanted: Any, a: Tensor) -> Any:
     """The factors that are returned as well, of A or its transpose, are constant."""
-    out = aten._linalg_slogdet.default(a)
+    out = small.slogdet(a)
     return tuple(out), (LogDeterminant(a, out[0]),)
 
 
@@ -333,12 +328,12 @@ RECORDS = (
     Record(aten._linalg_solve_ex.default, solve_batch, solve_linearize),
     Record(
         aten.linalg_lu_solve.default,
-        shared_batch(aten.linalg_lu_solve.default, 2, 1, 2),
+        shared_batch(small.lu_solve, 2, 1, 2),
         lu_solve_linearize,
     ),
     Record(
         aten.linalg_solve_triangular.default,
-        shared_batch(aten.linalg_solve_triangular.default, 2, 2),
+        shared_batch(small.solve_triangular, 2, 2),
         solve_triangular_linearize,
     ),
     Record(aten.triangular_solve.default, decompose=triangular_solve_decompose),
@@ -358,15 +353,13 @@ RECORDS = (
     ),
     Record(
         aten.linalg_inv_ex.default,
-        stack_batch(aten.linalg_inv_ex.default),
+        stack_batch(small.inv_ex),
         inverse_linearize,
     ),
-    Record(
-        aten._linalg_det.default, stack_batch(aten._linalg_det.default), det_linearize
-    ),
+    Record(aten._linalg_det.default, stack_batch(small.det), det_linearize),
     Record(
         aten._linalg_slogdet.default,
-        stack_batch(aten._linalg_slogdet.default),
+        stack_batch(small.slogdet),
         slogdet_linearize,
     ),
     Record(

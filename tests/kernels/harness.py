@@ -15,7 +15,12 @@ from jaxtorch.kernels import OPERATORS
 from jaxtorch.kernels.language import DTYPES
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.float16: 4e-3,
+    torch.bfloat16: 3e-2,
+}
 """Largest error beside the largest result: some roundings of the output's dtype."""
 
 __all__ = ["DEVICE", "DTYPES", "check", "layouts", "random"]
