@@ -54,11 +54,18 @@ def core_labels(term: Term) -> set[Label]:
 def assembly_sizes(term: Term) -> list[int]:
     """Return the numbers of elements that the steps of an assembly write."""
     labels = core_labels(term)
+    windows = [f for f in term.factors if isinstance(f, Window)]
+    one_hots = [f for f in term.factors if isinstance(f, OneHot)]
     sizes = []
-    for factor in term.factors:
-        if not isinstance(factor, Atom):
-            labels = labels | ({*labels_in(factor)} & term.free)
-            sizes.append(size_of(labels))
+    if one_hots:
+        over = labels_of(h.index for h in one_hots)
+        kept = over & (term.free | labels_of(windows))
+        labels = (labels - over) | kept | {h.label for h in one_hots}
+        sizes.append(size_of(labels))
+    for i, window in enumerate(windows):
+        gone = set(window.small) - term.free - labels_of(windows[i + 1 :])
+        labels = (labels | {*labels_in(window)}) - gone
+        sizes.append(size_of(labels))
     return sizes
 
 

@@ -18,6 +18,7 @@ from jaxtorch.staging.multilinear.assembly import (
     elements_of,
 )
 from jaxtorch.staging.multilinear.cost import machine_for, node_cost
+from jaxtorch.staging.multilinear.fills import free_fills
 from jaxtorch.staging.multilinear.folding import fold
 from jaxtorch.staging.multilinear.form import (
     Atom,
@@ -62,6 +63,7 @@ class Planned(NamedTuple):
 
 def optimize(graph: fx.Graph) -> list[str]:
     """Rewrite a graph where its normal form is cheaper; say what was rewritten."""
+    free_fills(graph)
     opened = open_norms(graph)
     plans = Plans(graph, ORDER)
     if plans.reader.sums:
@@ -190,6 +192,7 @@ class Plans:
     def plan_product(self, planner: Planner, term: Term) -> tuple[Planned, int]:
         """Plan the core of one term; return it with all that it needs."""
         mask = 0
+        term = with_small_factor(term)
         for factor in term.factors:
             if isinstance(factor, OneHot):
                 mask |= self.need_of(planner, factor.index)
@@ -244,6 +247,21 @@ class Plans:
                 else:
                     used.update(node.all_input_nodes)
         return used
+
+
+def with_small_factor(term: Term) -> Term:
+    """Multiply the coefficient into the smallest tensor that occurs once."""
+    sources = [atom.source for atom in term.atoms]
+    atoms = [atom for atom in term.atoms if sources.count(atom.source) == 1]
+    smallest = min(atoms, key=lambda a: size_of(labels_of([a])), default=None)
+    if term.coef == 1 or smallest is None:
+        return term
+    if size_of(labels_of([smallest])) >= size_of(core_labels(term)):
+        return term
+    source = Call(aten.mul.Tensor, (smallest.source, term.coef))
+    scaled = Atom(source, smallest.axes)
+    factors = tuple(scaled if f is smallest else f for f in term.factors)
+    return Term(1, factors, term.axes)
 
 
 def assembly_cost(planner: Planner, sizes: list[int], term: Term) -> float:
