@@ -41,9 +41,8 @@ def staging_call(transform, optimize):
 
 def staged(optimize):
     """Return the staged transforms by name."""
-    calls = {
-        name: staging(getattr(jaxtorch, name), optimize) for name in (*MAKERS, "hessian")
-    }
+    names = (*MAKERS, "hessian")
+    calls = {name: staging(getattr(jaxtorch, name), optimize) for name in names}
     more = {name: staging_call(getattr(jaxtorch, name), optimize) for name in CALLS}
     return calls | more
 
