@@ -188,10 +188,10 @@ def _substitution_kernel(
     n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, None, :]
     mask = (m < count) & (r < size) & (n < columns)
     x = load(b_ptr, b_batch_stride, b_row_stride, b_stride, m, r, n, mask)
-    pivots_ptr += index.to(tl.int64) * size - 1
+    pivots_ptr += index.to(tl.int64) * size
     if BEFORE:
         for k in range(size):
-            p = tl.load(pivots_ptr + 1 + k, mask=index < count, other=1) - 1
+            p = tl.load(pivots_ptr + k, mask=index < count, other=1) - 1
             x = swap(x, r, k, p)
     if LOWER:
         x = substitute(a, x, r, c, size, False, LOWER == 2)
@@ -199,8 +199,9 @@ def _substitution_kernel(
         x = substitute(a, x, r, c, size, True, UPPER == 2)
     if AFTER:
         for k in range(size):
-            p = tl.load(pivots_ptr + size - k, mask=index < count, other=1) - 1
-            x = swap(x, r, size - 1 - k, p)
+            last = size - 1 - k
+            p = tl.load(pivots_ptr + last, mask=index < count, other=1) - 1
+            x = swap(x, r, last, p)
     tl.store(x_ptr + (m * columns + n) * size + r, x, mask=mask)
 
 
