@@ -503,8 +503,6 @@ def gauss_newton_product() -> Case:
 SHORT = {
     "norms_of_a_mean_embedding": "30,720 flops, not 20,480: it makes the small 5 x 64 "
     "gradients of the last layer",
-    "tanh_layer": "the peak is 67.1 MB, twice the result, not 1.5 times",
-    "lennard_jones": "sums over pairs stay dense: 142,848 elements, 1.7 MB at the peak",
 }
 
 

@@ -407,6 +407,13 @@ def test_readings(case):
     assert sum(rewrites(case, kind) for kind in KINDS)
 
 
+REPLACED = {
+    f"aten.{name}.default"
+    for name in ("new_ones", "new_zeros", "ones_like", "zeros_like")
+}
+"""Uniform tensors like another one are made by themselves before graphs are read."""
+
+
 def test_every_reading_was_tested(noted):
     """A new reading needs a case."""
     for case in CASES:
@@ -414,7 +421,7 @@ def test_every_reading_was_tested(noted):
             rewrites(case, kind)
     for name, table in optimizer.TABLES._asdict().items():
         missing = {str(target) for target in table} - {str(t) for t in READ[name]}
-        assert not missing, name
+        assert missing <= REPLACED, name
 
 
 STEPS = {
