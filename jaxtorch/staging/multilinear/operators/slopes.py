@@ -5,9 +5,24 @@ from typing import Any
 import torch
 from torch import fx
 
-from jaxtorch.staging.multilinear.form import Call, Form, OpaqueError
-from jaxtorch.staging.multilinear.operators.arguments import mapped, times
-from jaxtorch.staging.multilinear.reading import Reader, Reading, covers
+from jaxtorch.staging.multilinear import algebra
+from jaxtorch.staging.multilinear.form import (
+    Atom,
+    Call,
+    Factor,
+    Form,
+    OpaqueError,
+    Term,
+    labels_in,
+)
+from jaxtorch.staging.multilinear.indicators import aligned
+from jaxtorch.staging.multilinear.operators.arguments import (
+    mapped,
+    rank_of,
+    shape_of,
+    times,
+)
+from jaxtorch.staging.multilinear.reading import Reader, Reading, covers, is_atom
 
 aten = torch.ops.aten
 
@@ -45,21 +60,54 @@ def elementwise_slope(reader: Reader, node: Any) -> Form:
 
 
 def keep_where(reader: Reader, node: Any) -> Form:
-    """``where(mask, g, 0)`` and ``masked_fill(g, mask, 0)``: a product with a mask."""
-    inverted = node.target is not aten.where.self
-    mask, g, other = node.args
-    if inverted:
-        g, mask = mask, g
-    if other != 0 if inverted else reader.of(other) != ():
+    """``where(mask, g, 0)`` and ``masked_fill(g, mask, 0)``.
+
+    The mask is applied to the tensors that have all of its labels. It is not multiplied
+    with: what it hides may be infinite.
+    """
+    first, second, other = node.args
+    if node.target is aten.where.self:
+        g, mask, zero, keeps = second, first, reader.of(other) == (), True
+    else:
+        g, mask, zero, keeps = first, second, other == 0, False
+    if not zero or is_atom(reader.of(g)):
         raise OpaqueError
-    dtype = node.meta["val"].dtype
+    factor = mapped(reader, mask, lambda mask: mask)
+    rank = rank_of(node)
+    names = range(rank - rank_of(g), rank)
+    others = range(rank - len(factor[0].axes), rank)
+    form = algebra.contract(reader.of(g), names, factor, others, list(range(rank)))
+    source = factor[0].atoms[0].source
+    hidden = tuple(with_mask(term, source, keeps) for term in form)
+    return algebra.expanded(hidden, shape_of(node))
 
-    def as_number(mask: Any) -> Call:
-        if inverted:
-            mask = Call(aten.bitwise_not.default, (mask,))
-        return Call(aten._to_copy.default, (mask,), (("dtype", dtype),))
 
-    return times(reader, node, g, mapped(reader, mask, as_number))
+def with_mask(term: Term, source: Any, keeps: bool) -> Term:
+    """Apply the factor that is a mask to the tensors that have all of its labels."""
+    masks = [atom for atom in term.atoms if atom.source is source]
+    if len(masks) != 1:
+        raise OpaqueError
+    wanted = set(labels_in(masks[0]))
+    factors: list[Factor] = []
+    for factor in term.factors:
+        if factor is masks[0]:
+            continue
+        if isinstance(factor, Atom) and wanted <= set(labels_in(factor)):
+            factor = masked(factor, masks[0], keeps)
+        factors.append(factor)
+    if all(f in term.factors for f in factors):
+        raise OpaqueError  # no tensor has all labels of the mask
+    return Term(term.coef, tuple(factors), term.axes)
+
+
+def masked(atom: Atom, mask: Atom, keeps: bool) -> Atom:
+    """Return an atom that is zero where a mask hides it."""
+    order = labels_in(atom)
+    hides: Any = aligned(mask, order)
+    if keeps:
+        hides = Call(aten.bitwise_not.default, (hides,))
+    source = Call(aten.masked_fill.Scalar, (aligned(atom, order), hides, 0))
+    return Atom(source, tuple((label,) for label in order))
 
 
 def function(reader: Reader, node: Any) -> Form:
