@@ -41,13 +41,25 @@ from jaxtorch.staging.multilinear.planning import (
     bits,
     trees_in,
 )
-from jaxtorch.staging.multilinear.reading import ORDER, PATHS, Policy, Reader, is_atom
+from jaxtorch.staging.multilinear.reading import (
+    ORDER,
+    PATHS,
+    Policy,
+    Reader,
+    is_atom,
+    is_plain,
+)
 from jaxtorch.staging.multilinear.text import form_text
 from jaxtorch.staging.rewriting import emit, shape_of
 
 aten = torch.ops.aten
 GAIN = 0.97
-"""A form is taken where it costs less than this share of the calls as written."""
+"""A form is taken where what only it needs costs less than this share of what only the
+calls as written need.
+"""
+PLAIN_SHARE = 0.5
+"""This times less for elementwise products and sums of rows, which may be fused."""
+TINY = 1e-9
 LEAST_GAIN = 1.0
 """And where it saves as many microseconds."""
 WORTH_REPEATING = 0.9
@@ -129,8 +141,9 @@ class Plans:
             planned, other = self.plan(node, form)
         except OpaqueError:
             return
-        cost = self.cost(mask)
-        if self.cost(other) < min(GAIN * cost, cost - LEAST_GAIN):
+        written, formed = self.cost(mask & ~other), self.cost(other & ~mask)
+        gain = GAIN * (PLAIN_SHARE if all(map(is_plain, form)) else 1)
+        if formed < gain * (written + TINY) and formed < written - LEAST_GAIN:
             self.chosen[node] = planned
             self.needs[node] = other
 

@@ -94,7 +94,7 @@ class Planner:
                 for place, label in enumerate(found):
                     seen.setdefault(label, []).append((rank, place))
             colours = {
-                x: hash((x in opened, x.size, colours.get(x), *sorted(c)))
+                x: hash((x in opened, x.size, colours.get(x, 0), *sorted(c)))
                 for x, c in seen.items()
             }
             ranks = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from operator import getitem
 from typing import Any, NamedTuple
 
@@ -233,6 +234,15 @@ def is_contraction(term: Term) -> bool:
             return True
         seen |= labels
     return False
+
+
+def is_plain(term: Term) -> bool:
+    """Tell whether a term is elementwise but for sums: no product of matrices."""
+    free = term.free
+    sets = [set(labels_in(atom)) for atom in term.atoms]
+    return term.is_dense and not any(
+        a & b - free and a - b and b - a for a, b in combinations(sets, 2)
+    )
 
 
 def is_pointwise(term: Term) -> bool:
