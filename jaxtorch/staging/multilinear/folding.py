@@ -17,17 +17,19 @@ Binding = dict[Label, Label]
 
 def fold(term: Term, names: Mapping[Any, Term]) -> Term:
     """Replace parts of a product by nodes that hold them, the earliest node first."""
+    sources = {atom.source for atom in term.atoms}
     for node, meaning in names.items():
+        known = all(atom.source in sources for atom in meaning.atoms)
+        if len(meaning.factors) < 2 or not known:
+            continue
         while (folded := fold_one(term, node, meaning)) is not None:
             term = folded
+            sources.add(node)
     return term
 
 
 def fold_one(term: Term, node: object, meaning: Term) -> Term | None:
     """Replace one occurrence of what a node means; None if there is none."""
-    sources = {atom.source for atom in term.atoms}
-    if len(meaning.factors) < 2 or any(a.source not in sources for a in meaning.atoms):
-        return None
     for chosen, binding in matches(meaning.atoms, term.atoms, (), {}):
         rest = list(term.factors)
         for atom in chosen:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any
+from zlib import crc32
 
 
 class OpaqueError(Exception):
@@ -44,8 +45,37 @@ class Call:
         """The hash, computed once: calls share their arguments."""
         return hash((self.target, self.args, self.kwargs))
 
+    @cached_property
+    def rank(self) -> int:
+        """A number that is the same in every run."""
+        parts = ",".join(str(rank_of_source(arg)) for arg in self.args)
+        return crc32(f"{self.target}({parts})".encode())
+
     def __hash__(self) -> int:
         return self.hashed
+
+
+def rank_of_source(source: Any) -> int:
+    """Return a number for a source, by which products are put in order."""
+    if isinstance(source, Call):
+        return source.rank
+    if isinstance(source, tuple):
+        return crc32(",".join(str(rank_of_source(part)) for part in source).encode())
+    return crc32(str(source).encode())
+
+
+def parts_of(source: Any) -> list[Any]:
+    """Return the calls and the nodes that a source is made of, each of them once."""
+    found: dict[Any, None] = {}
+    waiting = [source]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, tuple):
+            waiting += part
+        elif part not in found:
+            found[part] = None
+            waiting += part.args if isinstance(part, Call) else ()
+    return list(found)
 
 
 @dataclass(frozen=True)
@@ -208,8 +238,3 @@ def split(term: Term, label: Label, outer: int) -> tuple[Term, Axis]:
             factors.append(renamed_factor(factor, parts))
     axes = renamed_axes(term.axes, parts)
     return Term(term.coef, tuple(factors), axes), parts[label]
-
-
-def is_split(factors: Iterable[Factor]) -> bool:
-    """Tell whether a factor indexes an axis by several labels."""
-    return any(len(axis) > 1 for f in factors if isinstance(f, Atom) for axis in f.axes)

@@ -5,10 +5,8 @@ summed at once, and terms that differ in one tensor are added.
 """
 
 from typing import Any
-from zlib import crc32
 
 import torch
-from torch import fx
 
 from jaxtorch.staging.multilinear.form import (
     Atom,
@@ -22,6 +20,7 @@ from jaxtorch.staging.multilinear.form import (
     Window,
     fresh,
     labels_in,
+    rank_of_source,
 )
 
 aten = torch.ops.aten
@@ -59,21 +58,10 @@ def with_fewer_factors(term: Term) -> Term:
 
 def product_of(sources: list[Any]) -> Any:
     """Return the elementwise product of sources, in an order of its own."""
-    product, *rest = sorted(sources, key=rank)
+    product, *rest = sorted(sources, key=rank_of_source)
     for source in rest:
         product = Call(aten.mul.Tensor, (product, source))
     return product
-
-
-def rank(source: Any) -> int:
-    """Return a number that is the same in every run."""
-    if isinstance(source, Call):
-        parts = ",".join(str(rank(arg)) for arg in source.args)
-        return crc32(f"{source.target}({parts})".encode())
-    if isinstance(source, tuple):
-        return crc32(",".join(str(rank(part)) for part in source).encode())
-    name = source.name if isinstance(source, fx.Node) else repr(source)
-    return crc32(name.encode())
 
 
 def with_sums(term: Term) -> Term:

@@ -13,7 +13,7 @@ aten = torch.ops.aten
 class Opened(NamedTuple):
     """A norm, and the calls that stand for it: ``sqrt(sum(x ** 2))``."""
 
-    norm: tuple[Any, ...]
+    options: tuple[Any, ...]
     square: fx.Node
     root: fx.Node
 
@@ -30,18 +30,18 @@ def open_norms(graph: fx.Graph) -> list[Opened]:
         root = emit(node, aten.sqrt.default, total)
         node.replace_all_uses_with(root)
         graph.erase_node(node)
-        opened.append(Opened((source, 2, dims, keepdim), square, root))
+        opened.append(Opened((2, dims, keepdim), square, root))
     return opened
 
 
 def close_norms(opened: list[Opened]) -> None:
     """Put the norms back whose sums were not rewritten."""
-    for norm, square, root in opened:
+    for options, square, root in opened:
         total = root.args[0]
         if root.users and is_call(total, aten.sum.dim_IntList):
             if total.args[0] is square:  # type: ignore[union-attr]
-                source = square.args[0]
-                node = emit(root, aten.linalg_vector_norm.default, source, *norm[1:])
+                args = (square.args[0], *options)
+                node = emit(root, aten.linalg_vector_norm.default, *args)
                 root.replace_all_uses_with(node)
 
 

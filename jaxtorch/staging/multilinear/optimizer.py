@@ -4,7 +4,7 @@ Every node that something needs is costed both ways, in the order of the graph. 
 is that of a set of calls and products, so that what two values share is paid for once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from textwrap import shorten
 from typing import Any, NamedTuple
 
@@ -23,11 +23,14 @@ from jaxtorch.staging.multilinear.folding import fold
 from jaxtorch.staging.multilinear.form import (
     Atom,
     Call,
+    Factor,
     Form,
     OneHot,
     OpaqueError,
     Term,
+    Window,
     labels_of,
+    parts_of,
     size_of,
 )
 from jaxtorch.staging.multilinear.lowering import Lowering
@@ -98,7 +101,6 @@ class Plans:
         self.planners: dict[Any, Planner] = {}
         self.numbers: dict[Any, int] = {}
         self.chosen: dict[fx.Node, list[Planned]] = {}
-        self.written: dict[fx.Node, int] = {}
         self.needs: dict[fx.Node, int] = {}
         for node in graph.nodes:
             self.decide(node)
@@ -173,10 +175,12 @@ class Plans:
     def plan(self, node: fx.Node, form: Form) -> tuple[list[Planned], int]:
         """Plan the terms of a form; return them with all that they need."""
         planner = self.planner(node)
+        names = {n: t for n, t in self.reader.names.items() if n in self.needs}
+        names.pop(node, None)
         planned, mask = [], 0
         total = 0.0
         for term in form:
-            best, need = self.plan_term(planner, term, node, mask)
+            best, need = self.plan_term(planner, term, names, mask)
             planned.append(best)
             mask |= need
             sizes = assembly_sizes(best.term)
@@ -185,14 +189,12 @@ class Plans:
         return planned, mask | self.item(("assembly", node), total)
 
     def plan_term(
-        self, planner: Planner, term: Term, node: fx.Node, given: int
+        self, planner: Planner, term: Term, names: Mapping[Any, Term], given: int
     ) -> tuple[Planned, int]:
         """Plan one term, with and without the values of other nodes.
 
         What is ``given`` costs nothing more.
         """
-        names = {n: t for n, t in self.reader.names.items() if n in self.needs}
-        names.pop(node, None)
         folded = fold(term, names)
         plan = self.plan_product(planner, folded)
         if folded is term or len(term.atoms) > MOST_FACTORS:
@@ -222,16 +224,14 @@ class Plans:
     def need_of(self, planner: Planner, atom: Atom) -> int:
         """Return what the source of an atom needs."""
         mask = 0
-        for call in calls_in(atom.source):
-            size = size_of(labels_of([atom]))
-            cost = (
-                planner.machine.call + size * planner.itemsize / planner.machine.bytes
-            )
-            if call.target in VIEWS:
-                cost = planner.machine.view
-            mask |= self.item(call, cost)
-        for source in nodes_in(atom.source):
-            mask |= self.needs[source]
+        machine = planner.machine
+        size = size_of(labels_of([atom]))
+        for part in parts_of(atom.source):
+            if isinstance(part, fx.Node):
+                mask |= self.needs[part]
+            elif isinstance(part, Call):
+                made = machine.call + size * planner.itemsize / machine.bytes
+                mask |= self.item(part, machine.view if part.target in VIEWS else made)
         return mask
 
     def carry_out(self) -> list[str]:
@@ -288,33 +288,12 @@ def assembly_cost(planner: Planner, sizes: list[int], term: Term) -> float:
 VIEWS = {aten.view.default, aten.permute.default, aten.slice.Tensor}
 
 
-def sources_of(factor: Any) -> list[fx.Node]:
+def sources_of(factor: Factor) -> list[fx.Node]:
     """Return the nodes that a factor is computed from."""
-    if isinstance(factor, Atom):
-        return list(nodes_in(factor.source))
-    return list(nodes_in(factor.index.source)) if isinstance(factor, OneHot) else []
-
-
-def nodes_in(source: Any) -> Iterable[fx.Node]:
-    """Yield the nodes that a source is computed from."""
-    if isinstance(source, fx.Node):
-        yield source
-    for part in source.args if isinstance(source, Call) else ():
-        yield from nodes_in(part)
-    if isinstance(source, tuple):
-        for part in source:
-            yield from nodes_in(part)
-
-
-def calls_in(source: Any) -> Iterable[Call]:
-    """Yield the calls that a source is made of."""
-    if isinstance(source, Call):
-        yield source
-        for part in source.args:
-            yield from calls_in(part)
-    if isinstance(source, tuple):
-        for part in source:
-            yield from calls_in(part)
+    if isinstance(factor, Window):
+        return []
+    atom = factor.index if isinstance(factor, OneHot) else factor
+    return [part for part in parts_of(atom.source) if isinstance(part, fx.Node)]
 
 
 def lower(lowering: Lowering, node: fx.Node, planned: list[Planned]) -> fx.Node:

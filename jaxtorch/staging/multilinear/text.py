@@ -14,6 +14,7 @@ from jaxtorch.staging.multilinear.form import (
     Window,
 )
 
+DEPTH = 4
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -37,11 +38,13 @@ class Names:
         return ",".join(parts)
 
 
-def source_text(source: Any) -> str:
-    """Return a source as an expression."""
+def source_text(source: Any, depth: int = DEPTH) -> str:
+    """Return a source as an expression, down to some depth: calls share arguments."""
     if isinstance(source, Call):
+        if not depth:
+            return "..."
         name = str(source.target).removeprefix("aten.").partition(".")[0]
-        return f"{name}({', '.join(source_text(a) for a in source.args)})"
+        return f"{name}({', '.join(source_text(a, depth - 1) for a in source.args)})"
     return str(source)
 
 
