@@ -11,6 +11,7 @@ from torch import Tensor
 try:
     import triton
     import triton.language
+    from triton.runtime import interpreter
 except ImportError:  # no Triton for this platform: the references run
     triton = None
 
@@ -38,6 +39,16 @@ def jit(func: Callable[..., Any]) -> Any:
 
 
 INTERPRETED = HAS_TRITON and triton.knobs.runtime.interpret
+if INTERPRETED and triton.__version__.startswith("3.6."):
+    # Its loops make a number of an array of one element, which numpy 2.4 refuses.
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch_loops(kind: Any, scope: Any) -> None:
+        """Let the bounds of loops be arguments, as later versions do."""
+        patch_tensor(kind, scope)
+        scope.set_attr(kind, "__index__", lambda x: int(x.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch_loops
 WIDENED = tl.constexpr(INTERPRETED)
 
 
