@@ -6,20 +6,21 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, fx
 
 from jaxtorch import pytree
 from jaxtorch.core.level import STATE
 from jaxtorch.errors import ArgumentError, ArgumentTypeError, explain
-from jaxtorch.settings import config
 from jaxtorch.staging.backends import BACKENDS
 from jaxtorch.staging.lowered import Lowered
+from jaxtorch.staging.signature import PARTS, Key, Static, is_of_tensors, key_of
 from jaxtorch.staging.sizes import NotLinearError, changed_places, generalize, with_size
 from jaxtorch.staging.staged import Staged
 
 CACHE_SIZE = 256
 OPTIMIZE = ("none", "safe", "full")
+UNKNOWN: Any = None, None
+"""Stands where the last key, and what was staged for it, is kept."""
 logger = logging.getLogger("jaxtorch.jit")
 
 
@@ -48,27 +49,41 @@ class Jitted:
         functools.update_wrapper(self, func)
         self.func = func
         self.static_argnums, self.static_argnames = static
+        self.has_static = static != ((), ())
         self.optimize = optimize
         self.backend = backend
         self.dynamic = dynamic
         self.cache: collections.OrderedDict[Any, Staged] = collections.OrderedDict()
         self.sized: list[Sized] = []
+        self.last = UNKNOWN
         self.hits = self.misses = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if STATE.levels:
             return self.func(*args, **kwargs)
-        key, leaves, spec = self.signature(args, kwargs)
-        entry = self.lookup(key, leaves, spec)
-        if spec is pytree.FLAT:
-            return entry(leaves)
-        return entry([leaf for leaf in leaves if isinstance(leaf, Tensor)])
+        if self.has_static:
+            args, kwargs = self.marked(args, kwargs)
+        key, tensors = key_of(args, kwargs)
+        last, staged = self.last
+        if key == last:  # cheaper than to hash it
+            self.hits += 1
+            return staged(tensors)
+        return self.lookup(key, args, kwargs)(tensors)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
-    def lookup(self, key: Any, leaves: list[Any], spec: Any) -> Staged:
+    def lookup(self, key: Key, args: Any, kwargs: dict[str, Any]) -> Staged:
         """Return the staged function for a key, staged now where it is new."""
+        entry = self.find(key)
+        if entry is None:
+            entry = self.stage_anew(key, args, kwargs)
+        if is_of_tensors(key):
+            self.last = key, entry
+        return entry
+
+    def find(self, key: Key) -> Staged | None:
+        """Return the staged function for a key, if there is one."""
         try:
             entry = self.cache.get(key)
         except TypeError as error:
@@ -83,12 +98,17 @@ class Jitted:
             entry = next((s.staged for s in self.sized if s.accepts(key)), None)
         if entry is not None:
             self.hits += 1
-            return entry
+        return entry
+
+    def stage_anew(self, key: Key, args: Any, kwargs: dict[str, Any]) -> Staged:
+        """Stage for a key that is new, and keep what was staged."""
         self.misses += 1
+        leaves, spec = pytree.flatten((args, kwargs))
+        leaves = [leaf.value if type(leaf) is Static else leaf for leaf in leaves]
         if logger.isEnabledFor(logging.INFO):
             logger.info("jit(%s) stages: %s", self.__name__, self.reason(key))
-        if self.dynamic and self.cache:
-            entry = self.generalized(key, leaves, spec)
+        wide = self.dynamic and bool(self.cache)
+        entry = self.generalized(key, leaves, spec) if wide else None
         if entry is None:
             entry = self.stage(leaves, spec, self.backend)
             self.cache[key] = entry
@@ -100,8 +120,6 @@ class Jitted:
         self, leaves: list[Any], spec: Any, backend: str, fold: bool = True
     ) -> Staged:
         """Trace, optimize and compile for these leaves."""
-        if spec is pytree.FLAT:
-            leaves, spec = pytree.flatten((tuple(leaves), {}))
         return Staged(self.func, leaves, spec, self.optimize, backend, fold)
 
     def generalized(self, key: Any, leaves: list[Any], spec: Any) -> Staged | None:
@@ -130,25 +148,11 @@ class Jitted:
         self.sized.append(Sized(key, places, staged))
         return staged
 
-    def signature(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, list[Any], Any]:
-        """Return the key, the leaves and the structure of a call."""
-        if not kwargs and not self.static_argnums:
-            leaves, spec = pytree.flatten_args(args)
-            if spec is pytree.FLAT:
-                parts = [(x.shape, x.dtype, x.device) for x in leaves]
-                return (spec, settings(), *parts), leaves, spec
-        args = tuple(
-            Static(a) if i in self.static_argnums else a for i, a in enumerate(args)
-        )
-        kwargs = {
-            k: Static(v) if k in self.static_argnames else v for k, v in kwargs.items()
-        }
-        leaves, spec = pytree.flatten((args, kwargs))
-        key = (spec, settings(), *map(part_of, leaves))
-        plain = [leaf.value if type(leaf) is Static else leaf for leaf in leaves]
-        return key, plain, spec
+    def marked(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Mark the static arguments of a call."""
+        nums, names = self.static_argnums, self.static_argnames
+        args = tuple(Static(a) if i in nums else a for i, a in enumerate(args))
+        return args, {k: Static(v) if k in names else v for k, v in kwargs.items()}
 
     def reason(self, key: Any) -> str:
         """Say in words why a signature is new."""
@@ -164,8 +168,8 @@ class Jitted:
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """Stage for these arguments without running; returns what can be inspected."""
-        key, leaves, spec = self.signature(args, kwargs)
-        return Lowered(self.lookup(key, leaves, spec))
+        args, kwargs = self.marked(args, kwargs)
+        return Lowered(self.lookup(key_of(args, kwargs)[0], args, kwargs))
 
     def cache_info(self) -> CacheInfo:
         """Return the counts of hits, misses and staged signatures."""
@@ -177,11 +181,8 @@ class Jitted:
         """Forget all staged signatures."""
         self.cache.clear()
         self.sized.clear()
+        self.last = UNKNOWN
         self.hits = self.misses = 0
-
-
-PARTS = 2
-"""Where the parts of the leaves begin in a key."""
 
 
 class Sized:
@@ -198,33 +199,6 @@ class Sized:
             return True
         changed = changed_places(self.key, key)
         return changed is not None and changed[0] == self.places
-
-
-class Static:
-    """Marks an argument that is part of the key by its value."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is Static and bool(self.value == other.value)
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-
-def settings() -> tuple[bool, torch.dtype, str]:
-    """Return what the graph depends on beside the arguments."""
-    return torch.is_grad_enabled(), torch.get_default_dtype(), config.kernels
-
-
-def part_of(leaf: Any) -> Any:
-    """Return what a leaf contributes to the key."""
-    if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.dtype, leaf.device
-    return type(leaf), leaf
 
 
 def jit(

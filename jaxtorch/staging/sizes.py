@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from jaxtorch.staging.signature import PARTS
+
 
 class Linear:
     """The integer ``scale * n + offset`` of the batch size n; ``at`` is one value."""
@@ -46,7 +48,7 @@ def changed_places(
     None where they differ in anything else, or in lengths below two, which traces may
     treat as a special case.
     """
-    if len(old) != len(new):
+    if len(old) != len(new) or old[:PARTS] != new[:PARTS]:
         return None
     places = []
     sizes = set()

@@ -12,6 +12,7 @@ from jaxtorch.errors import UsageError, explain
 from jaxtorch.staging.backends import build
 from jaxtorch.staging.cuda_graph import Run
 from jaxtorch.staging.execution import compile_graph
+from jaxtorch.staging.packing import packer
 from jaxtorch.staging.passes import optimize_graph
 from jaxtorch.staging.tracer import TraceLevel, TraceTensor
 
@@ -77,8 +78,7 @@ class Staged:
         self.loses_history = level.loses_history
         self.backwards: dict[tuple[bool, ...], Staged] = {}
         self.only_tensors = not self.written and all(p is None for p in self.places)
-        _, flat = pytree.flatten(tuple(nodes))
-        self.is_tuple = self.only_tensors and self.out_spec == flat
+        self.pack = packer(self.out_spec)
 
     def interface(self) -> Any:
         """Return what two traces of one function must agree in to share a graph."""
@@ -104,18 +104,14 @@ class Staged:
         else:
             results = self.run(*tensors, *captured)
         if self.only_tensors:
-            if self.out_spec is pytree.LEAF:
-                return results[0]
-            if self.is_tuple:
-                return tuple(results)
-            return pytree.unflatten(list(results), self.out_spec)
+            return self.pack(results)
         count = len(results) - len(self.written)
         for (place, _), value in zip(self.written, results[count:], strict=True):
             target = tensors[place] if isinstance(place, int) else place
             target.copy_(value)
         taken = iter(results)
         outs = [next(taken) if p is None else p[0] for p in self.places]
-        return pytree.unflatten(outs, self.out_spec)
+        return self.pack(outs)
 
     def backward(
         self, wanted: tuple[bool, ...], tensors: Sequence[Tensor], cotangents: Any
