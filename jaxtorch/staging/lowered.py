@@ -8,6 +8,7 @@ from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from jaxtorch.staging.cuda_graph import CudaGraph
+from jaxtorch.staging.flops import FORMULAS
 from jaxtorch.staging.fusion import Fusion
 from jaxtorch.staging.memory import bytes_made, last_uses, peak_bytes
 from jaxtorch.staging.region import Region
@@ -22,7 +23,8 @@ class Lowered:
         graph: the optimized graph.
         code: the generated Python source.
         flops: floating point operations of matrix products and convolutions, as
-            ``torch.utils.flop_counter`` counts them.
+            ``torch.utils.flop_counter`` counts them, but of a convolution's weight
+            gradient only those within its groups.
         peak_bytes: the most bytes that results and intermediate values hold at once.
     """
 
@@ -114,7 +116,7 @@ def flops_of(node: fx.Node) -> int:
         kwargs["device"] = torch.device("meta")
     if not node.all_input_nodes or target in VIEWS:
         return 0
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     with counter:
         target(*[meta_of(a) for a in node.args], **kwargs)
     return int(counter.get_total_flops())

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 import jaxtorch
+from jaxtorch.kernels import OPERATORS
 from jaxtorch.staging.multilinear import optimizer
 from jaxtorch.staging.multilinear.reading import Tables
 from jaxtorch.staging.passes import drop_dead_code
@@ -21,6 +22,7 @@ from tests.multilinear.forced import forced
 
 aten: Any = torch.ops.aten
 N, M = 4, 3
+PER_SAMPLE = OPERATORS["per_sample_convolution_weight"].overload
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +56,14 @@ class Graph:
     def __call__(self, overload, *args, **kwargs) -> fx.Node:
         self.output.meta["device"] = torch.device("cpu")
         return emit(self.output, overload, *args, **kwargs)
+
+    def part(self, parts: fx.Node, place: int) -> fx.Node:
+        """Add one result of a call with several."""
+        with self.graph.inserting_before(self.output):
+            node = self.graph.call_function(getitem, (parts, place))
+        node.meta["val"] = parts.meta["val"][place]
+        node.meta["device"] = parts.meta["device"]
+        return node
 
     def run(self) -> list[Tensor]:
         """Run the graph call by call."""
@@ -140,9 +150,13 @@ def unary(overload, shape, *args, **kwargs):
     return overload, shape, lambda g, x: g(overload, x, *args, **kwargs)
 
 
-def binary(overload, shape, other, **kwargs):
+def binary(overload, shape, other, *args, **kwargs):
     """Return a use of an operator of a structured tensor and another one."""
-    return overload, shape, lambda g, x: g(overload, x, g.random(*other), **kwargs)
+
+    def use(g, x):
+        return g(overload, x, g.random(*other), *args, **kwargs)
+
+    return overload, shape, use
 
 
 def integers(g: Graph, high: int, *shape: int) -> fx.Node:
@@ -154,12 +168,7 @@ def part(overload, shape, place, *args):
     """Return one part of a tensor that is taken apart."""
 
     def use(g, x):
-        parts = g(overload, x, *args)
-        with g.graph.inserting_before(g.output):
-            node = g.graph.call_function(getitem, (parts, place))
-        node.meta["val"] = parts.meta["val"][place]
-        node.meta["device"] = torch.device("cpu")
-        return node
+        return g.part(g(overload, x, *args), place)
 
     return overload, shape, use
 
@@ -241,6 +250,27 @@ def put(g, x):
 def rows_of(g, x):
     """Return rows of ``x`` added up where an index points."""
     return g(aten.embedding_dense_backward.default, x, integers(g, 6, N), 6, -1, False)
+
+
+def convolved(g, weight):
+    """Return a convolution with a structured weight."""
+    settings = [2, 1], [1, 0], [1, 2], False, [0, 0], 2
+    return g(aten.convolution.default, g.random(2, 4, 5, 6), weight, None, *settings)
+
+
+def gradient(place: int, images: bool = False):
+    """Return the gradient of a weight or a bias, of structured gradients or images."""
+    overload = aten.convolution_backward.default
+    shapes = {"weight": (6, 2, 3, 2), True: (2, 4, 5, 4), False: (2, 6, 3, 2)}
+    settings = [2, 1], [1, 0], [1, 2], False, [0, 0], 2, [False, True, True]
+
+    def call(g, given):
+        own = {key: g.random(*shape) for key, shape in shapes.items()}
+        own[images] = given
+        args = own[False], own[True], own["weight"], [6], *settings
+        return g.part(g(overload, *args), place)
+
+    return overload, shapes[images], call
 
 
 CASES = [
@@ -351,6 +381,11 @@ CASES = [
         lambda g, x: g(aten.index.Tensor, x, [None, g(aten.arange.start, 2, 5)]),
     ),
     (aten.embedding_dense_backward.default, (N, M), rows_of),
+    (aten.convolution.default, (6, 2, 3, 2), convolved),
+    gradient(1),
+    gradient(1, images=True),
+    gradient(2),
+    binary(PER_SAMPLE, (3, 2, 4, 5, 5), (3, 2, 6, 5, 5), [3, 3], *[[1, 1]] * 3),
     (aten.index_put.default, (N, M), put),
     *(
         function(overload)

@@ -8,9 +8,10 @@ from operator import getitem
 from typing import Any
 
 from torch import Tensor, fx
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from jaxtorch.core.primitive import Kind, primitive_of
+from jaxtorch.staging.flops import FORMULAS
 from jaxtorch.staging.memory import bytes_made
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.rewriting import meta_of
@@ -32,6 +33,9 @@ class Machine:
     call: float
     view: float
 
+
+REGISTRY = {**flop_registry, **{k: shape_wrapper(f) for k, f in FORMULAS.items()}}
+"""The formula of each operator that has one."""
 
 CPU = Machine(flops=60e3, bytes=10e3, call=2.0, view=0.8)
 CUDA = Machine(flops=50e6, bytes=2e6, call=4.0, view=0.8)
@@ -86,10 +90,10 @@ def bytes_of(node: fx.Node) -> int:
 
 def flops_of(node: fx.Node) -> int:
     """Count the flops of one call by its registered formula."""
-    target: Any = node.target
-    if getattr(target, "overloadpacket", None) not in flop_registry:
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet not in REGISTRY:
         return 0
-    formula = flop_registry[target.overloadpacket]
+    formula = REGISTRY[packet]
     kwargs = {k: meta_of(v) for k, v in node.kwargs.items()}
     args = [meta_of(a) for a in node.args]
     return int(formula(*args, **kwargs, out_val=node.meta["val"]))

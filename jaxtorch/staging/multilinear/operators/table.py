@@ -1,6 +1,7 @@
 """All readings: views of any dtype, then products, then functions of elements."""
 
 from jaxtorch.staging.multilinear.operators import (
+    convolutions,
     creation,
     indexing,
     products,
@@ -11,7 +12,8 @@ from jaxtorch.staging.multilinear.reading import Tables
 
 TABLES = Tables(
     views=views.READINGS | creation.COMPARISONS,
-    products=creation.READINGS
+    products=convolutions.READINGS
+    | creation.READINGS
     | indexing.READINGS
     | products.READINGS
     | slopes.READINGS,
