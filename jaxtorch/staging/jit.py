@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from jaxtorch import pytree
 from jaxtorch.core.level import STATE
+from jaxtorch.core.opaque import opaque
 from jaxtorch.errors import ArgumentError, ArgumentTypeError, explain
 from jaxtorch.staging.backends import BACKENDS
 from jaxtorch.staging.lowered import Lowered
@@ -58,6 +59,7 @@ class Jitted:
         self.last = UNKNOWN
         self.hits = self.misses = 0
 
+    @opaque
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if STATE.levels:
             return self.func(*args, **kwargs)
@@ -201,6 +203,7 @@ class Sized:
         return changed is not None and changed[0] == self.places
 
 
+@opaque
 def jit(
     func: Callable[..., Any] | None = None,
     *,
@@ -264,6 +267,7 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         )
 
 
+@opaque
 def make_graph(func: Callable[..., Any]) -> Callable[..., fx.Graph]:
     """Return a function that traces ``func`` and returns the graph, not optimized.
 
@@ -287,6 +291,7 @@ def make_graph(func: Callable[..., Any]) -> Callable[..., fx.Graph]:
     Source: ``jax.make_jaxpr``.
     """
 
+    @opaque
     def traced(*args: Any, **kwargs: Any) -> fx.Graph:
         leaves, spec = pytree.flatten((args, kwargs))
         return Staged(func, leaves, spec, "none").graph

@@ -1,6 +1,5 @@
 """``jacobian_bands``: a banded Jacobian from a few directions."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jaxtorch.core.level import paused
+from jaxtorch.core.opaque import opaque, standing_for
 from jaxtorch.errors import ArgumentError, UsageError, explain
 from jaxtorch.transforms.checks import Argnums
 from jaxtorch.transforms.diagonals import record_square
@@ -16,6 +16,7 @@ from jaxtorch.transforms.taping import Recording
 from jaxtorch.transforms.vmap import vmap
 
 
+@opaque
 def jacobian_bands(
     func: Callable[..., Any],
     lower: int = 1,
@@ -69,7 +70,7 @@ def jacobian_bands(
     where = Where("jacobian_bands", func)
     check_widths(where, lower, upper)
 
-    @functools.wraps(func)
+    @standing_for(func)
     def bands(*args: Any, **kwargs: Any) -> Tensor:
         tape = record_square(where, func, argnums, False, args, kwargs)
         check_single(where, tape)

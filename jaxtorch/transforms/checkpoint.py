@@ -13,6 +13,7 @@ from jaxtorch import pytree
 from jaxtorch.core.batching import BatchLevel
 from jaxtorch.core.custom import INTERPRETERS, Custom, Leaves, Linear, apply
 from jaxtorch.core.level import STATE
+from jaxtorch.core.opaque import opaque, standing_for
 from jaxtorch.core.plain import any_requires_grad
 from jaxtorch.transforms.capturing import Captured
 from jaxtorch.transforms.deriving import push_through, record_through
@@ -28,6 +29,7 @@ Function = Callable[..., Any]
 Run = Callable[[Leaves], Leaves]
 
 
+@opaque
 def checkpoint(func: Function | None = None, *, preserve_rng_state: bool = True) -> Any:
     """Recompute a function when its derivative is taken, and store only its inputs.
 
@@ -64,7 +66,7 @@ def checkpoint(func: Function | None = None, *, preserve_rng_state: bool = True)
         return functools.partial(checkpoint, preserve_rng_state=preserve_rng_state)
     inner = func
 
-    @functools.wraps(inner, updated=())
+    @standing_for(inner)
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
         own, spec = pytree.flatten((args, kwargs))
         found = Captured(inner)

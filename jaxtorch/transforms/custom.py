@@ -12,6 +12,7 @@ from torch import Tensor
 from jaxtorch import pytree
 from jaxtorch.core.batching import BatchLevel
 from jaxtorch.core.custom import Leaves, apply
+from jaxtorch.core.opaque import opaque
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.deriving import Likes, Rules, is_differentiable
 from jaxtorch.transforms.naming import Where
@@ -32,6 +33,7 @@ class MapInfo:
     randomness: str
 
 
+@opaque
 def custom(
     func: Function | None = None,
     *,
@@ -91,6 +93,7 @@ def custom(
     return CustomFunction(func, jvp, vjp, vmap, nondiff_argnums)
 
 
+@opaque
 def custom_jvp(
     func: Function | None = None, nondiff_argnums: Sequence[int] = ()
 ) -> Any:
@@ -127,6 +130,7 @@ def custom_jvp(
     return custom(func, nondiff_argnums=nondiff_argnums)
 
 
+@opaque
 def custom_vjp(
     func: Function | None = None, nondiff_argnums: Sequence[int] = ()
 ) -> Any:
@@ -215,6 +219,7 @@ class CustomFunction:
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
+    @opaque
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs:
             bound = inspect.signature(self.func).bind(*args, **kwargs)

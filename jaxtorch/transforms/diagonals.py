@@ -8,6 +8,7 @@ from torch import Tensor
 
 from jaxtorch import pytree
 from jaxtorch.core.level import paused
+from jaxtorch.core.opaque import opaque, standing_for
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.basis import map_basis, map_directions
 from jaxtorch.transforms.checks import Argnums
@@ -24,6 +25,7 @@ from jaxtorch.transforms.selecting import select_inputs
 from jaxtorch.transforms.taping import Recording, check_outputs
 
 
+@opaque
 def laplacian(
     func: Callable[..., Any],
     argnums: Argnums = 0,
@@ -64,7 +66,7 @@ def laplacian(
     where = Where("laplacian", func)
     check_chunk_size(where, chunk_size)
 
-    @functools.wraps(func)
+    @standing_for(func)
     def trace(*args: Any, **kwargs: Any) -> Any:
         call, leaves, _ = select_inputs(where, func, argnums, args, kwargs)
         columns, out_spec, aux = map_directions(
@@ -81,6 +83,7 @@ def laplacian(
     return trace
 
 
+@opaque
 def hessian_diag(
     func: Callable[..., Any],
     argnums: Argnums = 0,
@@ -120,7 +123,7 @@ def hessian_diag(
     where = Where("hessian_diag", func)
     check_chunk_size(where, chunk_size)
 
-    @functools.wraps(func)
+    @standing_for(func)
     def diagonal(*args: Any, **kwargs: Any) -> Any:
         call, leaves, spec = select_inputs(where, func, argnums, args, kwargs)
         columns, out_spec, aux = map_directions(
@@ -136,6 +139,7 @@ def hessian_diag(
     return diagonal
 
 
+@opaque
 def jacobian_diag(
     func: Callable[..., Any],
     argnums: Argnums = 0,
@@ -177,7 +181,7 @@ def jacobian_diag(
     where = Where("jacobian_diag", func)
     check_chunk_size(where, chunk_size)
 
-    @functools.wraps(func)
+    @standing_for(func)
     def diagonal(*args: Any, **kwargs: Any) -> Any:
         tape = record_square(where, func, argnums, has_aux, args, kwargs)
         entries = diagonal_entries(tape, chunk_size, randomness)
@@ -190,6 +194,7 @@ def jacobian_diag(
     return diagonal
 
 
+@opaque
 def divergence(
     func: Callable[..., Any],
     argnums: Argnums = 0,
@@ -230,7 +235,7 @@ def divergence(
     where = Where("divergence", func)
     check_chunk_size(where, chunk_size)
 
-    @functools.wraps(func)
+    @standing_for(func)
     def trace(*args: Any, **kwargs: Any) -> Any:
         tape = record_square(where, func, argnums, has_aux, args, kwargs)
         entries = diagonal_entries(tape, chunk_size, randomness)

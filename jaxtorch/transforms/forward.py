@@ -9,6 +9,7 @@ from torch import Tensor
 from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.forward import DualTensor, ForwardLevel, wrap
+from jaxtorch.core.opaque import opaque
 from jaxtorch.core.plain import settled
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.checks import check_differentiable_inputs, split_aux
@@ -16,6 +17,7 @@ from jaxtorch.transforms.naming import Where
 from jaxtorch.transforms.taping import check_outputs, record_function
 
 
+@opaque
 def jvp(
     func: Callable[..., Any],
     primals: Any,
@@ -145,6 +147,7 @@ def match_tangents(
     return leaves, spec, flat
 
 
+@opaque
 def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, Any]:
     """Return ``func(*primals)`` and its derivative there as a linear function.
 
@@ -175,6 +178,7 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, Any]:
     where = Where("linearize", func)
     tape, _ = record_function(where, func, primals, False)
 
+    @opaque
     def jvp_fn(*tangents: Any) -> Any:
         _, _, flat = match_tangents(f"{where}'s jvp_fn", primals, tangents)
         return pytree.unflatten(tape.push(flat), tape.spec)

@@ -1,6 +1,5 @@
 """``grad``, ``grad_and_value`` and ``value_and_grad``."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jaxtorch import pytree
+from jaxtorch.core.opaque import opaque, standing_for
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.checks import (
     Argnums,
@@ -18,6 +18,7 @@ from jaxtorch.transforms.selecting import select_inputs
 from jaxtorch.transforms.taping import Recording
 
 
+@opaque
 def grad(
     func: Callable[..., Any],
     argnums: Argnums = 0,
@@ -56,7 +57,7 @@ def grad(
     """
     compute = differentiate(func, argnums, has_aux, "grad", holomorphic)
 
-    @functools.wraps(func)
+    @standing_for(func)
     def gradient(*args: Any, **kwargs: Any) -> Any:
         grads, _, aux = compute(args, kwargs)
         return (grads, aux) if has_aux else grads
@@ -64,6 +65,7 @@ def grad(
     return gradient
 
 
+@opaque
 def grad_and_value(
     func: Callable[..., Any],
     argnums: Argnums = 0,
@@ -95,7 +97,7 @@ def grad_and_value(
     """
     compute = differentiate(func, argnums, has_aux, "grad_and_value", holomorphic)
 
-    @functools.wraps(func)
+    @standing_for(func)
     def gradient_and_value(*args: Any, **kwargs: Any) -> Any:
         grads, value, aux = compute(args, kwargs)
         return grads, ((value, aux) if has_aux else value)
@@ -103,6 +105,7 @@ def grad_and_value(
     return gradient_and_value
 
 
+@opaque
 def value_and_grad(
     func: Callable[..., Any],
     argnums: Argnums = 0,
@@ -134,7 +137,7 @@ def value_and_grad(
     """
     compute = differentiate(func, argnums, has_aux, "value_and_grad", holomorphic)
 
-    @functools.wraps(func)
+    @standing_for(func)
     def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
         grads, value, aux = compute(args, kwargs)
         return ((value, aux) if has_aux else value), grads

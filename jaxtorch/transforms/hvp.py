@@ -5,11 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
+from jaxtorch.core.opaque import opaque
 from jaxtorch.transforms.checks import Argnums
 from jaxtorch.transforms.forward import jvp
 from jaxtorch.transforms.gradient import grad
 
 
+@opaque
 def hvp(func: Callable[..., Any], primals: Any, tangents: Any) -> tuple[Tensor, Any]:
     """Return the value of a scalar function and its Hessian-vector product.
 

@@ -1,6 +1,5 @@
 """``jacrev``, ``jacfwd`` and ``hessian``: whole derivatives."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from jaxtorch import pytree
 from jaxtorch.core.level import paused
+from jaxtorch.core.opaque import opaque, standing_for
 from jaxtorch.errors import ArgumentError, UsageError, explain
 from jaxtorch.transforms.basis import map_basis, map_directions
 from jaxtorch.transforms.checks import (
@@ -21,6 +21,7 @@ from jaxtorch.transforms.selecting import select_inputs
 from jaxtorch.transforms.taping import Recording, check_outputs
 
 
+@opaque
 def jacrev(
     func: Callable[..., Any],
     argnums: Argnums = 0,
@@ -67,7 +68,7 @@ def jacrev(
     where = Where("jacrev", func)
     check_chunk_size(where, chunk_size)
 
-    @functools.wraps(func)
+    @standing_for(func)
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         call, leaves, spec = select_inputs(where, func, argnums, args, kwargs)
         tape = Recording(call, leaves, where, has_aux)
@@ -98,6 +99,7 @@ def jacrev(
     return jacobian
 
 
+@opaque
 def jacfwd(
     func: Callable[..., Any],
     argnums: Argnums = 0,
@@ -141,7 +143,7 @@ def jacfwd(
     where = Where("jacfwd", func)
     check_chunk_size(where, chunk_size)
 
-    @functools.wraps(func)
+    @standing_for(func)
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         call, leaves, spec = select_inputs(where, func, argnums, args, kwargs)
 
@@ -164,6 +166,7 @@ def jacfwd(
     return jacobian
 
 
+@opaque
 def hessian(
     func: Callable[..., Any],
     argnums: Argnums = 0,

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from jaxtorch import pytree
+from jaxtorch.core.opaque import opaque
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.naming import Where
 from jaxtorch.transforms.taping import record_function
 
 
+@opaque
 def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """Return ``func(*primals)`` and the function that pulls cotangents back.
 
@@ -42,6 +44,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     tape, spec = record_function(where, func, primals, has_aux)
     spec_of_out = tape.spec
 
+    @opaque
     def vjp_fn(
         cotangents: Any,
         retain_graph: bool = True,

@@ -1,6 +1,5 @@
 """``vmap``: call a function of one example on a whole batch."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor
 from jaxtorch import pytree
 from jaxtorch.core import alias
 from jaxtorch.core.batching import BatchLevel, BatchTensor, wrap
+from jaxtorch.core.opaque import opaque, standing_for
 from jaxtorch.core.plain import settled
 from jaxtorch.core.selected import Selected, refused
 from jaxtorch.core.watching import open_batch
@@ -24,6 +24,7 @@ from jaxtorch.transforms.naming import Where
 RANDOMNESS = ("error", "different", "same")
 
 
+@opaque
 def vmap(
     func: Callable[..., Any],
     in_dims: Any = 0,
@@ -89,7 +90,7 @@ def vmap(
 
     where = Where("vmap", func, in_dims=in_dims)
 
-    @functools.wraps(func)
+    @standing_for(func)
     def batched(*args: Any, **kwargs: Any) -> Any:
         leaves, spec, dims, size = flatten_inputs(where, in_dims, args, axis_size)
         if chunk_size is None or chunk_size >= size:

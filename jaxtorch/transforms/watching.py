@@ -7,6 +7,7 @@ from typing import Any
 from typing_extensions import Self
 
 from jaxtorch.core.fallback import STRICTNESS
+from jaxtorch.core.opaque import opaque
 from jaxtorch.core.watching import WATCH, Notes, Row
 from jaxtorch.transforms.vmap import vmap
 
@@ -74,6 +75,7 @@ class Report:
         )
 
 
+@opaque
 def vmap_report(
     func: Callable[..., Any], *args: Any, in_dims: Any = 0, randomness: str = "error"
 ) -> Report:

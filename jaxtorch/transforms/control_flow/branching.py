@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from jaxtorch.core.opaque import opaque
 from jaxtorch.errors import ArgumentTypeError, explain
 from jaxtorch.staging.regions.branch import Branch, select
 from jaxtorch.staging.subgraph import kind_of
@@ -20,6 +21,7 @@ from jaxtorch.transforms.control_flow.forms import (
 from jaxtorch.transforms.naming import Where
 
 
+@opaque
 def cond(
     pred: Any,
     true_fun: Callable[..., Any],

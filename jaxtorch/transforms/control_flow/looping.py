@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jaxtorch.core.opaque import opaque
 from jaxtorch.errors import ArgumentTypeError, explain
 from jaxtorch.staging.regions.branch import cut
 from jaxtorch.staging.regions.loop import Loop
@@ -29,6 +30,7 @@ from jaxtorch.transforms.control_flow.scanning import scan_leaves
 from jaxtorch.transforms.naming import Where
 
 
+@opaque
 def while_loop(
     cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any
 ) -> Any:
@@ -154,6 +156,7 @@ def staged_while(
     return form.join(region(*test.captured, *body.captured, *carry))
 
 
+@opaque
 def fori_loop(
     lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_val: Any
 ) -> Any:

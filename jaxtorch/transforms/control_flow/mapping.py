@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from jaxtorch.core.opaque import opaque
 from jaxtorch.errors import ArgumentError, explain
 from jaxtorch.transforms.control_flow.forms import separate
 from jaxtorch.transforms.control_flow.scanning import length_of, scan_leaves
@@ -12,6 +13,7 @@ from jaxtorch.transforms.naming import Where
 from jaxtorch.transforms.vmap import vmap
 
 
+@opaque
 def map(f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> Any:
     """Apply ``f`` to each slice of ``xs``, one after the other, and stack the results.
 

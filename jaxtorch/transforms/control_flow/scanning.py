@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jaxtorch import pytree
+from jaxtorch.core.opaque import opaque
 from jaxtorch.errors import ArgumentError, ArgumentTypeError, explain
 from jaxtorch.staging.regions.scanning import Scan
 from jaxtorch.staging.subgraph import Kind, kind_of
@@ -26,6 +27,7 @@ from jaxtorch.transforms.naming import Where
 Tree = tuple[list[Tensor], Form]
 
 
+@opaque
 def scan(
     f: Callable[[Any, Any], Any],
     init: Any,
