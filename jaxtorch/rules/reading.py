@@ -1,5 +1,6 @@
 """Reading a Python number or truth value out of a tensor: item(), bool(), equal()."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from jaxtorch.errors import DataDependentError, explain
 from jaxtorch.rules.batching import batched_at_front
-from jaxtorch.rules.makers import zero_derivative
+from jaxtorch.rules.makers import no_derivative, zero_derivative
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
@@ -44,7 +45,21 @@ def equal_batch(size: int, dims: Any, x: Tensor, y: Tensor) -> Any:
     )
 
 
+def for_all_examples(call: Callable[[Tensor], Tensor]) -> Any:
+    """Batch a check by one answer for all examples together.
+
+    ``torch.distributions`` asks so whether its arguments are valid. As in torch.func.
+    """
+
+    def batch(size: int, dims: Any, x: Tensor) -> Any:
+        return call(x), None
+
+    return batch
+
+
 RECORDS = (
     Record(aten._local_scalar_dense.default, local_scalar_batch),
     Record(aten.equal.default, equal_batch, zero_derivative(torch.equal)),
+    no_derivative(aten._is_all_true.default, for_all_examples(torch._is_all_true)),
+    no_derivative(aten._is_any_true.default, for_all_examples(torch._is_any_true)),
 )
