@@ -1,13 +1,13 @@
 """The command that writes docs/kernels.md from the sizes of all families.
 
-    python -m benchmarks.kernels [--measured DIR/gpu.json]
+    python -m benchmarks.kernels [--measured DIR/gpu.json ...]
 
-``--measured`` takes over the times that ``benchmarks.gpu`` has written.
+``--measured`` takes over the times that ``benchmarks.gpu`` has written, of several runs
+on one machine for several slices too.
 """
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ def render() -> str:
     times = {
         name: f"{row['kernel'] * 1e6:.1f} us"
         for name, row in found.get("kernels", {}).items()
+        if isinstance(row.get("kernel"), float)
     }
     parts = [HEAD]
     if found:
@@ -72,13 +73,25 @@ def render() -> str:
     return "\n".join(parts)
 
 
+def merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join runs for several slices; later ones win."""
+    out = dict(runs[-1])
+    for kind in ("kernels", "transforms"):
+        out[kind] = {name: row for run in runs for name, row in run[kind].items()}
+    slices = [run["command"].partition(" --slice ")[2] for run in runs]
+    command = runs[0]["command"].partition(" --slice ")[0]
+    out["command"] = " --slice ".join([command, *slices])
+    return out
+
+
 def main() -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measured", type=Path)
+    parser.add_argument("--measured", type=Path, nargs="+")
     options = parser.parse_args()
     if options.measured:
-        shutil.copy(options.measured, MEASURED)
+        runs = [json.loads(path.read_text()) for path in options.measured]
+        MEASURED.write_text(json.dumps(merged(runs), indent=1) + "\n")
     PAGE.write_text(render(), encoding="utf-8")
     return 0
 
