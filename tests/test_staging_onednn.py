@@ -62,13 +62,33 @@ def test_large_products_run_in_onednn(monkeypatch):
     assert kernels(monkeypatch, torch.mm, square, other) == [True]
     assert kernels(monkeypatch, torch.addmm, row, square, other) == [True]
     assert kernels(monkeypatch, torch.bmm, batch, batch) == [True]
+    assert kernels(monkeypatch, torch.mm, square.T, square[:, :64]) == [True]
+
+
+def test_the_smaller_matrix_is_copied(monkeypatch):
+    copied = []
+    linear = torch.ops.mkldnn._linear_pointwise
+
+    def spy(first, *rest):
+        copied.append(0 if first.is_contiguous() else first.numel())
+        return linear(first, *rest)
+
+    monkeypatch.setattr(onednn.mkldnn, "_linear_pointwise", spy)
+    tall, wide = torch.randn(200, 30), torch.randn(200, 90)
+    for first, second in ((tall, wide), (wide, tall), (tall.mT.contiguous().mT, wide)):
+        expected = first.double().T @ second.double()
+        got = onednn.product(first.T, second)
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-4)
+        assert got.is_contiguous()
+    assert copied == [6000, 6000, 0]
 
 
 def test_others_stay(monkeypatch):
     square = torch.randn(256, 256)
     assert kernels(monkeypatch, torch.mm, square[:32, :32], square[:32, :32]) == [False]
     assert kernels(monkeypatch, torch.mm, square.double(), square.double()) == [False]
-    assert kernels(monkeypatch, torch.mm, square.T, square[:, :64]) == [False]
+    tall = torch.randn(1024, 64)
+    assert kernels(monkeypatch, torch.mm, tall.T, tall) == [False]
     column = torch.randn(256, 1)
     assert kernels(monkeypatch, torch.addmm, column, square, square) == [False]
     assert kernels(monkeypatch, torch.mm, square, square, optimize="safe") == [False]

@@ -22,6 +22,7 @@ from jaxtorch.staging.simplify import simplify, simplify_exactly
 from jaxtorch.staging.zeros import drop_products_with_zero, propagate_zeros
 from tests.checked_graphs import check_graph, checked, output_of
 
+aten = torch.ops.aten
 X = torch.linspace(-2.0, 2.0, 12).reshape(4, 3)
 
 
@@ -97,6 +98,86 @@ FREE = {
 def test_exact_rules(name):
     func, left = EXACT[name]
     assert after(simplify_exactly, func)[0] == left
+
+
+def split(x):
+    """Return the gradient of a product of the rows of a tensor, plus one more term."""
+    return jaxtorch.grad(lambda x: (x[0] * x[1] * x[-2] * x[3]).sum())(x) + x.exp()
+
+
+def halves(x):
+    """Return the gradient of a product of the two halves of a tensor."""
+    return jaxtorch.grad(lambda x: (x[:2] * x[2:].exp()).sum())(x)
+
+
+def gap(x):
+    """Return a gradient that is zero in one row."""
+    return jaxtorch.grad(lambda x: (x[0] * x[1] * x[3]).sum())(x)
+
+
+PIECES = {"rows": (split, 1), "halves": (halves, 1), "a gap": (gap, 0)}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_pieces_are_joined(name):
+    func, joined = PIECES[name]
+    graph = make_graph(func)(X)
+    optimize_graph(graph)
+    check_graph(graph)
+    left = calls(graph)
+    assert left.count("cat") == joined
+    assert ("select_backward" in left) is not bool(joined)
+    assert "slice_backward" not in left
+    torch.testing.assert_close(jit(func)(X), func(X))
+
+
+def test_joined_parts_are_written_once_in_the_order_that_is_read():
+    packed = torch.randn(5, 6, 2, 3)
+
+    def func(x):
+        def loss(x):
+            first, second = x.permute(2, 1, 0, 3)
+            return (first.sin() * second).sum()
+
+        return jaxtorch.grad(loss)(x).reshape(30, 6).sin()
+
+    graph = make_graph(func)(packed)
+    optimize_graph(graph)
+    check_graph(graph)
+    assert "clone" not in calls(graph)
+    (whole,) = [n for n in graph.nodes if n.target is torch.ops.aten.cat.default]
+    assert whole.meta["val"].is_contiguous()
+    assert all(user.target is torch.ops.aten.view.default for user in whole.users)
+    torch.testing.assert_close(jit(func)(packed), func(packed))
+
+
+PRODUCTS = {
+    "an outer product": (lambda x: x[:, 0, None] @ x[None, :, 1], "mul"),
+    "outer products": (lambda x: x[:, :, None] @ x[:, None, :], "mul"),
+    "plus an outer product": (
+        lambda x: torch.addmm(x, x[:, :1], x[:1]),
+        "addcmul",
+    ),
+    "a transposed result": (lambda x: (x @ x[:3]).T.contiguous(), "mm"),
+    "a row to each": (lambda x: (x @ x[:3]).view(2, 2, 3) + x[0], "addmm"),
+    "an activation": (
+        lambda x: x[:, :1] * aten.gelu_backward(torch.ones_like(x), x),
+        "gelu_backward",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_take_the_fewest_calls(name):
+    func, single = PRODUCTS[name]
+    graph = make_graph(func)(X)
+    optimize_graph(graph)
+    check_graph(graph)
+    assert [c for c in calls(graph) if c in WORK] == [single]
+    torch.testing.assert_close(jit(func)(X), func(X))
+
+
+WORK = {"mul", "mm", "bmm", "add", "addmm", "addcmul", "clone", "gelu_backward"}
 
 
 @pytest.mark.parametrize("name", FREE)

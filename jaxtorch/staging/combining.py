@@ -45,10 +45,28 @@ def combined(node: fx.Node, term: fx.Node, product: Any) -> fx.Node | None:
             return None
         value = {"value": -1} if minus != flipped else {}
         return emit(node, aten.addcmul.default, term, *factors, **value)
+    if minus:
+        return None
+    if is_call(product, aten.view.default):
+        return under_view(node, term, product)
     sum_of = MATRIX.get(product.target)
-    if sum_of is None or minus or shape_of(product) != shape_of(node):
+    if sum_of is None or shape_of(product) != shape_of(node):
         return None
     return emit(node, sum_of, term, *product.args)
+
+
+def under_view(node: fx.Node, row: fx.Node, view: Any) -> fx.Node | None:
+    """Return a view of a product of matrices to whose rows one row was added."""
+    product = view.args[0]
+    if not is_call(product, aten.mm.default) or len(product.users) != 1:
+        return None
+    columns = shape_of(product)[1:]
+    if shape_of(row) != columns or shape_of(view)[-1:] != columns:
+        return None
+    if shape_of(view) != shape_of(node):
+        return None
+    whole = emit(node, aten.addmm.default, row, *product.args)
+    return emit(node, aten.view.default, whole, shape_of(node))
 
 
 def without_minus(product: Any) -> tuple[list[Any], bool]:

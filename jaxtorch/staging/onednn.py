@@ -19,8 +19,8 @@ MIN_PRODUCTS = 2**21
 """From how many multiplications on, for each thread, oneDNN is faster than MKL."""
 MIN_SIZE = 16
 """The least size of a matrix, either way."""
-MIN_COLUMNS = 128
-"""How many columns, for each thread, pay for a first matrix that must be copied."""
+MIN_OTHER = 128
+"""How many rows or columns, for each thread, pay for the copy of the other matrix."""
 
 
 def choose_onednn(graph: fx.Graph) -> int:
@@ -69,7 +69,7 @@ def is_worth_it(node: Any) -> bool:
         return False
     if first.stride(-1) == 1:
         return True
-    return first.ndim == 2 and columns >= MIN_COLUMNS * threads
+    return first.ndim == 2 and max(rows, columns) >= MIN_OTHER * threads
 
 
 def is_term(term: Tensor, node: fx.Node) -> bool:
@@ -81,18 +81,31 @@ def is_term(term: Tensor, node: fx.Node) -> bool:
 def product(first: Tensor, second: Tensor, row: Tensor | None = None) -> Tensor:
     """Return the product of two matrices, plus a row.
 
-    oneDNN refuses empty matrices, reads a row as if it had no gaps, and takes a
-    thousand times as long for a second matrix that has some.
+    oneDNN copies a first matrix that does not lie row by row: of two such matrices the
+    smaller one becomes the first, transposed. It refuses empty matrices, reads a row as
+    if it had no gaps, and takes a thousand times as long for a second matrix that has
+    some.
     """
     if not (first.numel() and second.numel()):
         return first @ second if row is None else torch.addmm(row, first, second)
     if row is not None:
         row = row.contiguous()
     weight = second.t()
+    if row is None and is_smaller(second, first):
+        return product(weight, first.t()).t().contiguous()
     if not (second.is_contiguous() or weight.is_contiguous()):
         weight = weight.contiguous()
     out: Tensor = mkldnn._linear_pointwise(first, weight, row, "none", [], "")
     return out
+
+
+def is_smaller(second: Tensor, first: Tensor) -> bool:
+    """Tell whether less is copied for the transpose of a product of matrices."""
+    rows, inner = first.shape
+    columns = second.shape[1]
+    copied = 0 if first.stride(1) == 1 else rows * inner
+    other = 0 if second.stride(0) == 1 else columns * inner
+    return other + rows * columns < copied
 
 
 def product_and_term(term: Tensor, first: Tensor, second: Tensor) -> Tensor:

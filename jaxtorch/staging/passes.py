@@ -20,6 +20,8 @@ from jaxtorch.staging.multilinear.optimizer import optimize as optimize_products
 from jaxtorch.staging.norms import spell_norms
 from jaxtorch.staging.onednn import choose_onednn
 from jaxtorch.staging.per_sample import lower_per_sample
+from jaxtorch.staging.pieces import copy_once, join_pieces
+from jaxtorch.staging.products import tune_products
 from jaxtorch.staging.results import Results, keep_promises
 from jaxtorch.staging.reuse import reuse_memory
 from jaxtorch.staging.rewriting import infer_again, is_pure
@@ -122,6 +124,15 @@ def multiply_best(graph: fx.Graph, work: Work) -> int:
     return len(lines)
 
 
+def join(graph: fx.Graph, work: Work) -> int:
+    """Concatenate pieces that are added; returns how many calls changed."""
+    joined = 0
+    while new := join_pieces(graph):
+        joined += new
+        clean_up(graph, work)
+    return joined
+
+
 def fuse(graph: fx.Graph, work: Work) -> int:
     """Make kernels of chains of calls, where kernels run; returns how many calls."""
     if not work.kernels:
@@ -167,6 +178,13 @@ def separate(graph: fx.Graph, work: Work) -> int:
     return keep_promises(graph, work.promised)
 
 
+def tune(graph: fx.Graph, work: Work) -> int:
+    """Write products in the fewest steps, and copies once; returns how many changed."""
+    made = tune_products(graph) + copy_once(graph)
+    drop_dead_code(graph)
+    return made
+
+
 def reorder(graph: fx.Graph, work: Work) -> int:
     """Lower the peak memory; returns the bytes saved."""
     return order_for_memory(graph, {node for node in graph.nodes if is_pure(node)})
@@ -186,11 +204,13 @@ CLEAN_UP = (
 FINISH = (
     Pass("per-sample gradients", "full", lower),
     Pass("multilinear", "full", multiply_best),
+    Pass("pieces joined", "full", join),
     Pass("constants", "safe", fold),
     Pass("Jacobians", "full", lower_pushes),
     Pass("fused", "full", fuse),
     Pass("combined", "full", combine_calls),
     Pass("results copied", "safe", separate),
+    Pass("products", "full", tune),
     Pass("bytes off the peak", "safe", reorder),
     Pass("oneDNN", "full", alone(choose_onednn)),
     Pass("in place", "safe", alone(reuse_memory)),

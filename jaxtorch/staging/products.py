@@ -1,0 +1,88 @@
+"""A pass: matrix products in the form that takes the fewest steps.
+
+An outer product is one multiplication an element, the transpose of a product that a
+result copies is the product of the transposes, and a gradient goes through an
+activation in one call.
+"""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from jaxtorch.staging.multilinear.operators.slopes import SLOPES
+from jaxtorch.staging.rewriting import emit, is_call, shape_of, value_of
+from jaxtorch.staging.simplify import PERMUTES, order_of, uniform
+
+aten = torch.ops.aten
+
+
+def tune_products(graph: fx.Graph) -> int:
+    """Rewrite products; returns how many. What nobody needs any more is dead code."""
+    made = 0
+    for node in list(graph.nodes):
+        rule = RULES.get(node.target)
+        new = rule(node) if rule is not None else None
+        if new is not None:
+            node.replace_all_uses_with(new)
+            graph.erase_node(node)
+            made += 1
+    return made
+
+
+def spread_product(node: Any) -> fx.Node | None:
+    """A product over one index is elementwise: on a CPU ATen writes it faster."""
+    *term, left, right = node.args
+    if shape_of(left)[-1] != 1 or node.meta["device"].type != "cpu" or node.kwargs:
+        return None
+    if not value_of(node).dtype.is_floating_point:
+        return None
+    overload = aten.addcmul.default if term else aten.mul.Tensor
+    return like(node, emit(node, overload, *term, left, right))
+
+
+def transposed_product(node: Any) -> fx.Node | None:
+    """A row by row copy of ``(A B)^T`` is ``B^T A^T``."""
+    moved = node.args[0]
+    if not is_call(moved, *PERMUTES) or len(moved.users) != 1:
+        return None
+    product = moved.args[0]
+    if not is_call(product, aten.mm.default, aten.bmm.default):
+        return None
+    order = list(range(value_of(product).ndim))
+    order[-2:] = reversed(order[-2:])
+    if order_of(moved) != order or len(product.users) != 1:
+        return None
+    parts = [emit(node, aten.permute.default, x, order) for x in product.args[::-1]]
+    return like(node, emit(node, product.target, *parts))
+
+
+def slope_product(node: Any) -> fx.Node | None:
+    """``op(1, x) * g`` is ``op(g, x)`` for the derivative of an activation."""
+    for slope, g in (node.args, node.args[::-1]):
+        if not is_call(slope, *SLOPES) or len(slope.users) != 1:
+            continue
+        ones, *rest = slope.args
+        if uniform(ones) == 1 and isinstance(g, fx.Node):
+            return like(node, emit(node, slope.target, g, *rest, **slope.kwargs))
+    return None
+
+
+def like(node: fx.Node, new: fx.Node) -> fx.Node | None:
+    """Return the new call if its value lies in memory like that of the old one."""
+    own, value = value_of(node), value_of(new)
+    same = own.shape == value.shape and own.dtype == value.dtype
+    if same and own.stride() == value.stride():
+        return new
+    new.graph.erase_node(new)
+    return None
+
+
+RULES = {
+    aten.mm.default: spread_product,
+    aten.bmm.default: spread_product,
+    aten.addmm.default: spread_product,
+    aten.baddbmm.default: spread_product,
+    aten.mul.Tensor: slope_product,
+    aten.clone.default: transposed_product,
+}
