@@ -34,16 +34,11 @@ from jaxtorch.staging.multilinear.form import (
     size_of,
 )
 from jaxtorch.staging.multilinear.lowering import Lowering
+from jaxtorch.staging.multilinear.narrowing import narrow
 from jaxtorch.staging.multilinear.norms import close_norms, open_norms
 from jaxtorch.staging.multilinear.operators.table import TABLES
-from jaxtorch.staging.multilinear.planning import (
-    MOST_FACTORS,
-    Leaf,
-    Planner,
-    Tree,
-    bits,
-    trees_in,
-)
+from jaxtorch.staging.multilinear.ordering import MOST_FACTORS, bits
+from jaxtorch.staging.multilinear.planning import Leaf, Planner, Tree, trees_in
 from jaxtorch.staging.multilinear.reading import (
     ORDER,
     PATHS,
@@ -81,13 +76,14 @@ class Planned(NamedTuple):
 def optimize(graph: fx.Graph) -> list[str]:
     """Rewrite a graph where its normal form is cheaper; say what was rewritten."""
     free_fills(graph)
+    narrowed = narrow(graph, TABLES)
     opened = open_norms(graph)
     plans = Plans(graph, ORDER)
     if plans.reader.sums:
         other = Plans(graph, PATHS)
         if other.cost() < plans.cost():
             plans = other
-    rewrites = plans.carry_out()
+    rewrites = narrowed + plans.carry_out()
     close_norms(opened)
     return rewrites
 

@@ -50,8 +50,10 @@ def geometry_of(
     rank = len(kernel)
     if rank > MOST_DIMS:
         raise OpaqueError
-    full = [tuple(s) if len(s) == rank else tuple(s) * rank for s in settings]
-    return Geometry(tuple(kernel), *full, tuple(positions))
+    stride, padding, dilation = (
+        tuple(s) if len(s) == rank else tuple(s) * rank for s in settings
+    )
+    return Geometry(tuple(kernel), stride, padding, dilation, tuple(positions))
 
 
 def weight_gradient(reader: Reader, node: Any) -> Form:

@@ -110,6 +110,39 @@ def stack(reader: Reader, node: Any) -> Form:
     return terms
 
 
+def pad(reader: Reader, node: Any) -> Form:
+    """Zeros around: the tensor is placed in a larger one."""
+    source, pads = node.args[:2]
+    if argument(node, 2, 0) != 0 or any(n < 0 for n in pads):
+        raise OpaqueError
+    form = reader.of(source)
+    shape = shape_of(node)
+    for i in range(0, len(pads), 2):
+        dim = len(shape) - 1 - i // 2
+        if pads[i] or pads[i + 1]:
+            form = algebra.placed(form, dim, pads[i], shape[dim])
+    return form
+
+
+def untake(reader: Reader, node: Any) -> Form:
+    """The transpose of a slice with step one."""
+    source, shape, dim, start, _, step = node.args
+    dim %= len(shape)
+    if step != 1:
+        raise OpaqueError
+    start = min(max(start + shape[dim] if start < 0 else start, 0), shape[dim])
+    return algebra.placed(reader.of(source), dim, start, shape[dim])
+
+
+def unselect(reader: Reader, node: Any) -> Form:
+    """The transpose of taking one element of a dim."""
+    source, shape, dim, index = node.args
+    dim %= len(shape)
+    one = [1 if d == dim else n for d, n in enumerate(shape)]
+    form = algebra.reshaped(reader.of(source), one)
+    return algebra.placed(form, dim, index % shape[dim], shape[dim])
+
+
 def take_diagonal(reader: Reader, node: Any) -> Form:
     """The main diagonal of two dims of one length."""
     source = node.args[0]
@@ -155,6 +188,9 @@ READINGS: dict[Any, Reading] = {
     ),
     aten.cat.default: concatenate,
     aten.stack.default: stack,
+    aten.constant_pad_nd.default: pad,
+    aten.slice_backward.default: untake,
+    aten.select_backward.default: unselect,
     aten.diagonal.default: take_diagonal,
     aten.diag_embed.default: embed_diagonal,
 }
