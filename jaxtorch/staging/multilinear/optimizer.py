@@ -37,8 +37,14 @@ from jaxtorch.staging.multilinear.lowering import Lowering
 from jaxtorch.staging.multilinear.narrowing import narrow
 from jaxtorch.staging.multilinear.norms import close_norms, open_norms
 from jaxtorch.staging.multilinear.operators.table import TABLES
-from jaxtorch.staging.multilinear.ordering import MOST_FACTORS, bits
-from jaxtorch.staging.multilinear.planning import Leaf, Planner, Tree, trees_in
+from jaxtorch.staging.multilinear.planning import (
+    MOST_FACTORS,
+    Leaf,
+    Planner,
+    Tree,
+    bits,
+    trees_in,
+)
 from jaxtorch.staging.multilinear.reading import (
     ORDER,
     PATHS,
