@@ -98,3 +98,70 @@ def test_a_call_enters_few_functions_for_each_pair_of_tensors():
     staged = jaxtorch.jit(lambda params, x: params)
     staged(params, X)
     assert calls_made_by(staged, params, X) <= 10 * len(params) + 30
+
+
+def names_of(graph):
+    """Return the names of a graph's calls."""
+    return [n.target._opname for n in graph.nodes if n.op == "call_function"]
+
+
+Z = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+BROADCAST = {
+    "a number": (jaxtorch.grad(lambda z: torch.sin(torch.cos(z).sum())), 0),
+    "rows": (lambda z: z * (z[0].sin() + 1).expand(4, 3), 0),
+    "columns": (lambda z: z.sum(1, keepdim=True).expand(4, 3) - z, 0),
+    "both": (lambda z: z[:, :1].expand(4, 3) + z[:1].expand(4, 3), 0),
+    "one of both": (lambda z: z[0, 0].expand(3) + z[0, 1].expand(3), 1),
+    "of another dtype": (lambda z: z[0].float() * z[1, 1].expand(3), 1),
+    "to more rows": (lambda z: z[0].expand(4, 3) + 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", BROADCAST)
+def test_elementwise_calls_broadcast_by_themselves(name):
+    func, left = BROADCAST[name]
+    staged = jaxtorch.jit(func)
+    assert names_of(staged.lower(Z).graph).count("expand") == left
+    torch.testing.assert_close(staged(Z), func(Z))
+
+
+def test_fills_like_a_value_are_constants():
+    staged = jaxtorch.jit(lambda z: torch.cat([torch.ones_like(z.sin()), z]))
+    assert names_of(staged.lower(Z).graph) == ["cat"]
+    torch.testing.assert_close(staged(Z), torch.cat([torch.ones(4, 3), Z]))
+
+
+def test_a_fill_like_a_permuted_value_lies_as_it_does():
+    func = lambda z: torch.zeros_like(z.t().sin())  # noqa: E731
+    staged = jaxtorch.jit(func, optimize="safe")
+    assert staged(Z).stride() == func(Z).stride() == (1, 3)
+
+
+def test_a_product_with_one_alone_is_the_other_factor():
+    staged = jaxtorch.jit(lambda z: torch.ones(1, 1, dtype=z.dtype) @ z[:1])
+    assert "mm" not in names_of(staged.lower(Z).graph)
+    torch.testing.assert_close(staged(Z), Z[:1])
+
+
+INDICES = {
+    "slice": lambda z: z.sin()[1:3],
+    "open": lambda z: z.sin()[1:],
+    "negative": lambda z: z.sin()[-3:-1],
+    "beyond": lambda z: z.sin()[2:100],
+    "empty": lambda z: z.sin()[3:1],
+    "steps": lambda z: z.sin()[::2],
+    "columns": lambda z: torch.ops.aten.slice.Tensor(z.sin(), -1, None, 2),
+    "row": lambda z: z.sin()[-1],
+    "column": lambda z: z.sin()[:, 1],
+    "element": lambda z: z.sin()[2, 1],
+}
+
+
+@pytest.mark.parametrize("name", INDICES)
+def test_slices_are_taken_by_an_index(name):
+    func = INDICES[name]
+    staged = jaxtorch.jit(func)
+    assert "slice_Tensor(" not in staged.lower(Z).code
+    out, expected = staged(Z), func(Z)
+    torch.testing.assert_close(out, expected)
+    assert out.stride() == expected.stride()

@@ -71,6 +71,9 @@ def call_source(node: Any, names: dict[fx.Node, str], namespace: dict[str, Any])
     if node.target is getitem:
         return f"{names[node.args[0]]}[{node.args[1]}]"
     plain = namespace[TRACEABLE]
+    index = None if plain or node.kwargs else index_source(node)
+    if index is not None:
+        return f"{names[node.args[0]]}[{index}]"
     if node.meta.get("in_place") and not plain:
         entry, name = in_place_entry(node), f"op_{node.target._opname}_"
     elif "onednn" in node.meta and not plain:
@@ -85,6 +88,22 @@ def call_source(node: Any, names: dict[fx.Node, str], namespace: dict[str, Any])
     args = [source_of(a, names, namespace) for a in given]
     args += [f"{k}={source_of(v, names, namespace)}" for k, v in node.kwargs.items()]
     return f"{name}({', '.join(args)})"
+
+
+def index_source(node: Any) -> str | None:
+    """Return the index that takes a slice, or a part of dim 0: the quickest way."""
+    source, rest = node.args[0], list(node.args[1:])
+    if node.target is aten.slice.Tensor:
+        dim, start, end, step = rest + [0, None, None, 1][len(rest) :]
+        if any(isinstance(bound, Linear) for bound in (start, end)):
+            return None
+        written = [str("" if bound is None else bound) for bound in (start, end)]
+        if step != 1:
+            written.append(str(step))
+        return ":, " * int(dim % meta_of(source).ndim) + ":".join(written)
+    if node.target is aten.select.int and isinstance(rest[1], int):
+        return str(rest[1]) if rest[0] % meta_of(source).ndim == 0 else None
+    return None
 
 
 def source_of(value: Any, names: dict[fx.Node, str], namespace: dict[str, Any]) -> str:

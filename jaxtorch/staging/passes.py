@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx
 
+from jaxtorch.staging.broadcasting import drop_expands
 from jaxtorch.staging.chains import fuse_chains
 from jaxtorch.staging.combining import combine
 from jaxtorch.staging.constants import fold_constants
@@ -148,8 +149,8 @@ def fuse(graph: fx.Graph, work: Work) -> int:
 
 
 def combine_calls(graph: fx.Graph, work: Work) -> int:
-    """Make one call of a product and a sum; returns how many."""
-    made = combine(graph)
+    """Drop what broadcasting does; make one call of a product and a sum."""
+    made = drop_expands(graph) + combine(graph)
     drop_dead_code(graph)
     return made
 

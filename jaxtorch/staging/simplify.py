@@ -170,9 +170,23 @@ def simplify_reduction(node: Any) -> Any:
     return None
 
 
+def simplify_fill(node: Any) -> Any:
+    """A fill like a tensor that lies row by row needs the tensor's shape alone."""
+    number = FILLS[node.target](node)
+    if not value_of(node).is_contiguous():
+        return None
+    kind = {"dtype": value_of(node).dtype, "device": node.meta["device"]}
+    return emit(node, aten.full.default, shape_of(node), number, **kind)
+
+
 def simplify_matmul(node: Any) -> Any:
-    """A product with the identity matrix is the other factor."""
+    """A product with the identity matrix, or with a single one, is the other factor."""
     left, right = node.args
+    if shape_of(left)[1] == 1:
+        if uniform(left) == 1:
+            return spread(node, right)
+        if uniform(right) == 1:
+            return spread(node, left)
     if is_call(left, aten.eye.default):
         return right
     if is_call(right, aten.eye.default):
@@ -217,6 +231,11 @@ EXACT: dict[Any, Rule] = {
     aten._to_copy.default: drop_exact_copy,
     aten.mul.Tensor: simplify_product,
     aten.div.Tensor: simplify_quotient,
+    aten.full_like.default: simplify_fill,
+    aten.ones_like.default: simplify_fill,
+    aten.zeros_like.default: simplify_fill,
+    aten.new_ones.default: simplify_fill,
+    aten.new_zeros.default: simplify_fill,
 }
 FREE: dict[Any, Rule] = {
     aten.clone.default: drop_copy,
