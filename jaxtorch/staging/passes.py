@@ -27,6 +27,7 @@ from jaxtorch.staging.results import Results, keep_promises
 from jaxtorch.staging.reuse import reuse_memory
 from jaxtorch.staging.rewriting import infer_again, is_pure
 from jaxtorch.staging.simplify import simplify, simplify_exactly
+from jaxtorch.staging.small_matrices import lower_matrices
 from jaxtorch.staging.untracked import drop_inner_marks
 from jaxtorch.staging.zeros import drop_products_with_zero, propagate_zeros
 
@@ -173,6 +174,15 @@ def lower_pushes(graph: fx.Graph, work: Work) -> int:
     return lowered
 
 
+def lower_small(graph: fx.Graph, work: Work) -> int:
+    """Let kernels factor and solve small matrices; returns how many calls."""
+    lowered = lower_matrices(graph)
+    if lowered:
+        clean_up(graph, work)
+        work.rewrites.append(f"{lowered} calls on small matrices run in kernels")
+    return lowered
+
+
 def separate(graph: fx.Graph, work: Work) -> int:
     """Clone results where a pass broke a promise; returns how many."""
     infer_again(graph)
@@ -207,6 +217,7 @@ FINISH = (
     Pass("multilinear", "full", multiply_best),
     Pass("pieces joined", "full", join),
     Pass("constants", "safe", fold),
+    Pass("small matrices", "full", lower_small),
     Pass("Jacobians", "full", lower_pushes),
     Pass("fused", "full", fuse),
     Pass("combined", "full", combine_calls),

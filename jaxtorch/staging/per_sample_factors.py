@@ -4,7 +4,6 @@ What is made of the gradients is recognized in ``per_sample.py``.
 """
 
 from collections.abc import Callable
-from operator import getitem
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import fx
 
 from jaxtorch.kernels import OPERATORS
 from jaxtorch.kernels.operator import Operator, runs_on
-from jaxtorch.staging.rewriting import emit, is_call, shape_of, value_of
+from jaxtorch.staging.rewriting import emit, is_call, item, shape_of, value_of
 from jaxtorch.staging.simplify import PERMUTES, order_of
 
 aten = torch.ops.aten
@@ -109,15 +108,6 @@ def of_convolution(node: Any) -> Gradients | None:
         return item(before, all_three, 1)
 
     return Gradients(node, shape_of(node), squared_norm, weighted_sum)
-
-
-def item(before: fx.Node, node: fx.Node, place: int) -> fx.Node:
-    """Emit the choice of one result."""
-    with before.graph.inserting_before(before):
-        out = before.graph.call_function(getitem, (node, place))
-    out.meta["val"] = node.meta["val"][place]
-    out.meta["device"] = before.meta["device"]
-    return out
 
 
 def of_embedding(node: Any) -> Gradients | None:

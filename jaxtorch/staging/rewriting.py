@@ -50,6 +50,15 @@ def emit(before: fx.Node, overload: OpOverload, *args: Any, **kwargs: Any) -> fx
     return node
 
 
+def item(before: fx.Node, node: fx.Node, place: int) -> fx.Node:
+    """Emit the choice of one result of a call."""
+    with before.graph.inserting_before(before):
+        out = before.graph.call_function(getitem, (node, place))
+    out.meta["val"] = node.meta["val"][place]
+    out.meta["device"] = before.meta["device"]
+    return out
+
+
 def infer(node: fx.Node) -> Any:
     """Run one call on meta tensors; what a region returns stays as it is."""
     if isinstance(node.target, Region):
