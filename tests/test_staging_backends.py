@@ -226,6 +226,21 @@ def test_replaying_copies_in_and_out_and_reads_captured_tensors_in_place():
     torch.testing.assert_close(second, [torch.full((3,), 6.0), torch.full((3,), 5.0)])
 
 
+def test_what_cannot_be_recorded_runs_call_by_call():
+    recorded = []
+
+    def refuse(run, fixed):
+        recorded.append(len(fixed))
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    graph = CudaGraph(lambda x, w: [x * w], [weight := torch.ones(3)], refuse)
+    for value in (2.0, 3.0):
+        out = graph(torch.full((3,), value), weight)
+        torch.testing.assert_close(out, [torch.full((3,), value)])
+    assert recorded == [2]
+    assert graph.fallen == "recording it raised RuntimeError"
+
+
 def test_replaying_ends_where_a_captured_tensor_moves(monkeypatch):
     weight = torch.nn.Parameter(torch.ones(3))
     recorder = Recorder()

@@ -88,7 +88,11 @@ class CudaGraph:
         if self.replay is None:
             self.buffers = [tensor.clone() for tensor in tensors[:count]]
             fixed = [*self.buffers, *tensors[count:]]
-            self.replay, self.results = self.record(self.run, fixed)
+            try:
+                self.replay, self.results = self.record(self.run, fixed)
+            except Exception as error:  # a library that waits for the device, say
+                self.let_go(f"recording it raised {type(error).__name__}")
+                return self.run(*tensors)
         for buffer, tensor in zip(self.buffers, tensors, strict=False):
             buffer.copy_(tensor)
         self.replay()
@@ -98,16 +102,23 @@ class CudaGraph:
         """Tell whether a captured tensor got another memory; if so, let go."""
         if [tensor.data_ptr() for tensor in captured] == self.addresses:
             return False
-        self.fallen = "a captured tensor was given another memory"
+        self.let_go("a captured tensor was given another memory")
+        return True
+
+    def let_go(self, why: str) -> None:
+        """Replay no more."""
+        self.fallen = why
         self.replay = None
         self.buffers = self.results = []
-        return True
 
 
 def record_on_device(
     run: Run, fixed: list[Tensor]
 ) -> tuple[Callable[[], None], list[Tensor]]:
-    """Record a run as a CUDA graph, after a few runs that let libraries set up."""
+    """Record a run as a CUDA graph, after a few runs that let libraries set up.
+
+    Other threads may go on using the device.
+    """
     current = torch.cuda.current_stream()
     side = torch.cuda.Stream()
     side.wait_stream(current)
@@ -116,7 +127,7 @@ def record_on_device(
             run(*fixed)
     current.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         results = run(*fixed)
     return graph.replay, results
 
