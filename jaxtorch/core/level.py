@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import Self
 
 from jaxtorch.core import alias, hooks
-from jaxtorch.core.operators import DirectOperators
+from jaxtorch.core.handle import Handle
 from jaxtorch.core.plain import any_requires_grad, heed_lazy_bits, saves_for_backward
 from jaxtorch.core.primitive import (
     PRIMITIVES,
@@ -30,13 +30,12 @@ from jaxtorch.core.primitive import (
     primitive_of,
     resizes,
 )
+from jaxtorch.core.rewording import reworded
 from jaxtorch.errors import MutationError, RandomnessError, UsageError, explain
 
 DEAD = 1 << 60
 FRONT = DEAD - 1
 """The depth of what stands inside of every transform."""
-UNALLOCATED = "its data is not allocated yet"
-"""What PyTorch says of a tensor without a storage."""
 make_wrapper = Tensor._make_wrapper_subclass
 
 # PyTorch reads the number of a 0-dim index, as in x[i], unless the index has this key;
@@ -46,15 +45,10 @@ INDEX_KEY = torch._C.DispatchKey.FuncTorchBatched
 INDEX_KEYS = torch._C.DispatchKeySet(INDEX_KEY)
 
 
-class Wrapper(DirectOperators, Tensor):
-    """A handle on a value at a level. Its own storage is empty, its shape is real."""
+class Wrapper(Handle):
+    """A handle on a value at a level: its shape and strides, with an empty storage."""
 
-    __slots__ = ("level", "value", "alias")
-    __torch_function__: Any = torch._C._disabled_torch_function_impl
-
-    level: Any
-    value: Tensor
-    alias: alias.Alias | None
+    __slots__ = ()
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -66,37 +60,6 @@ class Wrapper(DirectOperators, Tensor):
     def rebind(self, other: Self) -> None:
         """Take over the value of another wrapper of the same level."""
         raise NotImplementedError
-
-    def describe(self) -> str:
-        """Say what kind of value this is, and the value."""
-        raise NotImplementedError
-
-    def __repr__(  # type: ignore[override]
-        self, *, tensor_contents: Any = None
-    ) -> str:
-        if self.alias is not None:
-            alias.refresh(self)
-        return self.describe()
-
-    def storage_offset(self) -> Any:
-        """Return where its value begins; under vmap that of the first example."""
-        return self.value.storage_offset()
-
-    def tolist(self) -> Any:
-        """Return the values as Python numbers in nested lists."""
-        if self.alias is not None:
-            alias.refresh(self)
-        return self.value.tolist()
-
-    def __format__(self, spec: str) -> str:
-        """Format a tensor without dims as its value."""
-        if spec and self.dim() == 0:
-            return format(self.item(), spec)
-        return str(super().__format__(spec))  # type: ignore[no-untyped-call]
-
-    def is_constant(self) -> bool:
-        """Tell whether the value does not depend on what its level transforms."""
-        return False
 
     def keep_history(self, old: Any) -> Any:
         """Return this value with the history of ``old``: a write under no_grad.
@@ -159,16 +122,8 @@ class Level:
             torch._C._pop_torch_dispatch_stack(None)
             torch._C._dispatch_tls_set_dispatch_key_excluded(INDEX_KEY, STATE.shut)
             hooks.drop()
-        if kind is RuntimeError and UNALLOCATED in str(error):
-            raise UsageError(
-                explain(
-                    self.transform,
-                    "an operator read the numbers of a tensor of this transform in "
-                    "C++, where it has none; tensor_split with a tensor of indices, "
-                    "made inside the function, does.",
-                    "pass Python numbers (a list of ints), or a tensor made outside",
-                )
-            ) from error
+        if error is not None and (told := reworded(self.transform, error)):
+            raise told from error
 
     def process(self, primitive: Primitive, args: Sequence[Any], kwargs: Any) -> Any:
         """Run one primitive whose arguments may be wrappers of this level."""
@@ -457,7 +412,8 @@ def dispatch_mutation(
             explain(
                 level.transform,
                 f"the in-place operation {func} has no out-of-place form.",
-                "use an operation that returns a new tensor",
+                "use an operation that returns a new tensor; make deepcopies outside "
+                "of the function",
             )
         )
     if primitive.defaults is not None:

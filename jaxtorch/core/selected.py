@@ -83,6 +83,7 @@ class Selected(Wrapper):
     size = refuse("reading its size()")
     numel = refuse("reading its numel()")
     tolist = refuse("tolist()")
+    numpy = refuse("numpy()")
     __len__ = refuse("len()")
     __iter__ = refuse("iterating over it")
 

@@ -68,6 +68,12 @@ class TraceTensor(Wrapper):
         (value,) = self.level.values_of("tolist", [self])
         return value.tolist()
 
+    def numpy(self, *, force: bool = False) -> Any:
+        if self.alias is not None:
+            alias.refresh(self)
+        (value,) = self.level.values_of("numpy", [self])
+        return value.numpy(force=force)
+
     def __repr__(  # type: ignore[override]
         self, *, tensor_contents: Any = None
     ) -> str:
@@ -230,7 +236,7 @@ class TraceLevel(Level):
             TraceTensor,
             value.shape,
             value.stride(),
-            0,
+            value.storage_offset(),
             None,
             value.dtype,
             torch.strided,
