@@ -15,6 +15,7 @@ from jaxtorch.staging.combining import combine
 from jaxtorch.staging.constants import fold_constants
 from jaxtorch.staging.dead_results import drop_dead_results
 from jaxtorch.staging.jacobian import lower_jacobians
+from jaxtorch.staging.layouts import lay_out_batches
 from jaxtorch.staging.losses import spell_losses
 from jaxtorch.staging.memory import order_for_memory
 from jaxtorch.staging.multilinear.optimizer import optimize as optimize_products
@@ -222,6 +223,7 @@ FINISH = (
     Pass("fused", "full", fuse),
     Pass("combined", "full", combine_calls),
     Pass("results copied", "safe", separate),
+    Pass("batches laid out", "full", alone(lay_out_batches)),
     Pass("products", "full", tune),
     Pass("bytes off the peak", "safe", reorder),
     Pass("oneDNN", "full", alone(choose_onednn)),

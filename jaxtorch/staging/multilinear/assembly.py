@@ -85,7 +85,8 @@ class Assembler:
             node = self.number(term.coef)
             labels: list[Label] = []
         else:
-            node = self.lowering.value(tree, self.before)
+            axes = [label for axis in term.axes for label in axis]
+            node = self.lowering.value(tree, self.before, axes)
             labels = list(tree.order)
             if term.coef != 1:
                 node = emit(self.before, aten.mul.Tensor, node, term.coef)

@@ -8,7 +8,7 @@ from torch import fx
 
 from jaxtorch.staging.multilinear.form import Atom, Call, Label, labels_in, size_of
 from jaxtorch.staging.multilinear.planning import Key, Leaf, Product, Tree
-from jaxtorch.staging.rewriting import emit, shape_of
+from jaxtorch.staging.rewriting import emit, shape_of, value_of
 
 aten = torch.ops.aten
 
@@ -43,13 +43,18 @@ class Lowering:
             )
         return self.calls[source]
 
-    def value(self, tree: Tree, before: fx.Node) -> fx.Node:
-        """Return the node of a tree's value, its dims in the order of the tree."""
+    def value(
+        self, tree: Tree, before: fx.Node, wanted: Sequence[Label] = ()
+    ) -> fx.Node:
+        """Return the node of a tree's value, its dims in the order of the tree.
+
+        In memory they lie in the order that is wanted, where that costs nothing.
+        """
         if tree.key not in self.values:
             if isinstance(tree, Leaf):
                 node, labels = self.leaf(tree.atom, tree.order, before)
             else:
-                node, labels = self.product(tree, before)
+                node, labels = self.product(tree, before, wanted)
             self.values[tree.key] = arranged(node, labels, tree.order, before)
         return self.values[tree.key]
 
@@ -71,21 +76,79 @@ class Lowering:
             labels = [label for label in labels if label in order]
         return node, labels
 
-    def product(self, tree: Product, before: fx.Node) -> tuple[fx.Node, list[Label]]:
+    def product(
+        self, tree: Product, before: fx.Node, wanted: Sequence[Label]
+    ) -> tuple[fx.Node, list[Label]]:
         """Return the product of two trees."""
-        left, right = self.value(tree.left, before), self.value(tree.right, before)
-        first, second = list(tree.left.order), list(tree.right.order)
-        if len(first) < len(second):
-            left, right, first, second = right, left, second, first
+        left, right = tree.parts
         kept = set(tree.order)
-        if {*first, *second} == kept:
-            return multiplied(left, first, right, second, before)
-        if set(first) == set(second):
-            node, labels = multiplied(left, first, right, second, before)
-            gone = [i for i, label in enumerate(labels) if label not in kept]
+        if {*left.order, *right.order} == kept or set(left.order) == set(right.order):
+            return self.multiplied(left, right, kept, wanted, before)
+        place = {label: i for i, label in enumerate(wanted)}
+
+        def rank(part: Tree, other: Tree) -> tuple[int, int]:
+            own = set(part.order) - set(other.order)
+            first = min((place.get(x, len(place)) for x in own), default=len(place))
+            return first, -len(part.order)
+
+        if rank(right, left) < rank(left, right):
+            left, right = right, left
+        return self.contracted(left, right, kept, before)
+
+    def multiplied(
+        self,
+        left: Tree,
+        right: Tree,
+        kept: set[Label],
+        wanted: Sequence[Label],
+        before: fx.Node,
+    ) -> tuple[fx.Node, list[Label]]:
+        """Multiply elementwise, and sum over the labels that are not kept."""
+        longer, shorter = (
+            (right, left)
+            if len(left.order) < len(right.order)
+            else (
+                left,
+                right,
+            )
+        )
+        order = [x for x in shorter.order if x not in longer.order]
+        order = in_order([*order, *longer.order], [x for x in wanted if x in kept])
+        factors = [self.value(part, before, order) for part in (longer, shorter)]
+        a = spread(factors[0], longer.order, order, before)
+        b = spread(factors[1], shorter.order, order, before)
+        node = emit(before, aten.mul.Tensor, a, b)
+        gone = [i for i, label in enumerate(order) if label not in kept]
+        if gone:
             node = emit(before, aten.sum.dim_IntList, node, gone)
-            return node, [label for label in labels if label in kept]
-        return contracted(left, first, right, second, kept, before)
+        return node, [label for label in order if label in kept]
+
+    def contracted(
+        self, left: Tree, right: Tree, kept: set[Label], before: fx.Node
+    ) -> tuple[fx.Node, list[Label]]:
+        """Multiply as (batches of) matrices."""
+        shared = [x for x in left.order if x in right.order]
+        batch = [x for x in shared if x in kept]
+        inner = [x for x in shared if x not in kept]
+        rows = [x for x in left.order if x not in shared]
+        columns = [x for x in right.order if x not in shared]
+        first = self.value(left, before, [*batch, *rows, *inner])
+        second = self.value(right, before, [*batch, *inner, *columns])
+        rows = in_order(rows, laid(first, left.order))
+        columns = in_order(columns, laid(second, right.order))
+        longer = (first, left) if len(rows) >= len(columns) else (second, right)
+        inner = in_order(inner, laid(longer[0], longer[1].order))
+        a = grouped(first, left.order, (batch, rows, inner), before)
+        b = grouped(second, right.order, (batch, inner, columns), before)
+        labels = batch + rows + columns
+        if batch:
+            node = emit(before, aten.bmm.default, a, b)
+        else:
+            node = emit(before, aten.mm.default, flat(a, before), flat(b, before))
+        shape = [label.size for label in labels]
+        if shape_of(node) != shape:
+            node = emit(before, aten.view.default, node, shape)
+        return node, labels
 
 
 def first_pair(labels: Sequence[Label]) -> tuple[int, int] | None:
@@ -120,44 +183,16 @@ def spread(
     return emit(before, aten.view.default, node, shape)
 
 
-def multiplied(
-    left: fx.Node,
-    first: list[Label],
-    right: fx.Node,
-    second: list[Label],
-    before: fx.Node,
-) -> tuple[fx.Node, list[Label]]:
-    """Multiply elementwise; the labels of the first tensor come last."""
-    order = [label for label in second if label not in first] + first
-    left = spread(left, first, order, before)
-    right = spread(right, second, order, before)
-    return emit(before, aten.mul.Tensor, left, right), order
+def in_order(labels: Sequence[Label], first: Sequence[Label]) -> list[Label]:
+    """Return labels in another order, those that it lacks behind."""
+    ahead = [label for label in first if label in labels]
+    return ahead + [label for label in labels if label not in ahead]
 
 
-def contracted(
-    left: fx.Node,
-    first: list[Label],
-    right: fx.Node,
-    second: list[Label],
-    kept: set[Label],
-    before: fx.Node,
-) -> tuple[fx.Node, list[Label]]:
-    """Multiply as (batches of) matrices."""
-    batch = [x for x in first if x in second and x in kept]
-    inner = [x for x in first if x in second and x not in kept]
-    rows = [x for x in first if x not in second]
-    columns = [x for x in second if x not in first]
-    a = grouped(left, first, (batch, rows, inner), before)
-    b = grouped(right, second, (batch, inner, columns), before)
-    labels = batch + rows + columns
-    if batch:
-        node = emit(before, aten.bmm.default, a, b)
-    else:
-        node = emit(before, aten.mm.default, flat(a, before), flat(b, before))
-    shape = [label.size for label in labels]
-    if shape_of(node) != shape:
-        node = emit(before, aten.view.default, node, shape)
-    return node, labels
+def laid(node: fx.Node, labels: Sequence[Label]) -> list[Label]:
+    """Return the labels of a tensor in the order in which they lie in memory."""
+    strides = dict(zip(labels, value_of(node).stride(), strict=True))
+    return sorted(labels, key=lambda label: -strides[label])
 
 
 def flat(node: fx.Node, before: fx.Node) -> fx.Node:
@@ -167,7 +202,7 @@ def flat(node: fx.Node, before: fx.Node) -> fx.Node:
 
 def grouped(
     node: fx.Node,
-    labels: list[Label],
+    labels: Sequence[Label],
     groups: Sequence[Sequence[Label]],
     before: fx.Node,
 ) -> fx.Node:
@@ -176,6 +211,8 @@ def grouped(
     Groups that lie side by side in the tensor are merged before they are moved.
     """
     present = [g for g in groups if g]
+    lies = laid(node, labels)
+    node, labels = arranged(node, labels, lies, before), lies
     by_place = sorted(present, key=lambda g: labels.index(g[0]))
     if [x for g in by_place for x in g] == labels:
         merged = emit(before, aten.view.default, node, [size_of(g) for g in by_place])

@@ -1,0 +1,67 @@
+"""Tensors lie in memory as the calls that read them need them."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from jaxtorch import hessian, jit, make_graph, vmap
+from jaxtorch.staging.layouts import can_be_read, lay_out_batches
+from jaxtorch.staging.rewriting import value_of
+
+aten: Any = torch.ops.aten
+
+
+def smooth_maximum(x: Tensor, weight: Tensor) -> Tensor:
+    """Return a scalar function with a full Hessian."""
+    return (weight @ torch.tanh(weight @ x)).logsumexp(0)
+
+
+def batches_in(graph: fx.Graph) -> list[fx.Node]:
+    """Return the products of batches of matrices."""
+    return [n for n in graph.nodes if n.target is aten.bmm.default]
+
+
+def copies_in(code: str) -> int:
+    """Count the copies that a program makes."""
+    return code.count("op_clone(") + code.count("op_contiguous(")
+
+
+@pytest.mark.parametrize(
+    ("order", "copies"),
+    [((0, 1, 2), 0), ((0, 2, 1), 0), ((1, 0, 2), 0), ((2, 1, 0), 1), ((2, 0, 1), 1)],
+)
+def test_matrices_that_blas_cannot_read_are_copied(order, copies):
+    shape = [0, 0, 0]
+    for place, size in zip(order, (9, 10, 8), strict=True):
+        shape[place] = size
+    x, y = torch.randn(shape), torch.randn(9, 8, 7)
+
+    def product(x, y):
+        return torch.bmm(x.permute(order), y)
+
+    graph = make_graph(product)(x, y)
+    assert lay_out_batches(graph) == copies
+    (node,) = batches_in(graph)
+    assert all(can_be_read(value_of(part)) for part in node.args)
+    program = jit(product, backend="python")
+    assert copies_in(program.lower(x, y).code) == copies
+    torch.testing.assert_close(program(x, y), product(x, y))
+
+
+def test_small_matrices_stay_where_they_are():
+    x, y = torch.randn(3, 4, 50), torch.randn(50, 3, 5)
+    lowered = jit(lambda x, y: x.permute(2, 1, 0) @ y, backend="python").lower(x, y)
+    assert copies_in(lowered.code) == 0
+
+
+def test_rewritten_batches_need_no_copy():
+    x, weight = torch.randn(32, 8), torch.randn(8, 8)
+    program = jit(vmap(hessian(smooth_maximum), (0, None)), backend="python")
+    lowered = program.lower(x, weight)
+    assert "rewrites:" in lowered.explain()
+    assert "op_bmm" in lowered.code
+    assert copies_in(lowered.code) == 0
+    expected = vmap(hessian(smooth_maximum), (0, None))(x, weight)
+    torch.testing.assert_close(program(x, weight), expected)
