@@ -25,7 +25,12 @@ from jaxtorch.staging.multilinear.form import (
 )
 from jaxtorch.staging.multilinear.indicators import aligned
 from jaxtorch.staging.multilinear.operators.arguments import shape_of
-from jaxtorch.staging.multilinear.reading import Reader, Reading, is_unstructured
+from jaxtorch.staging.multilinear.reading import (
+    Reader,
+    Reading,
+    is_unstructured,
+    may_multiply,
+)
 
 aten = torch.ops.aten
 PER_SAMPLE = OPERATORS["per_sample_convolution_weight"].overload
@@ -70,7 +75,7 @@ def weight_gradient(reader: Reader, node: Any) -> Form:
     geometry = geometry_of(shape_of(weight)[2:], settings, positions)
     split = [count, groups, channels // groups, *positions]
     form = algebra.contract(
-        algebra.reshaped(reader.of(g), split),
+        algebra.reshaped(added_up(reader, g), split),
         ["n", "g", "o", *names("t", positions)],
         columns(reader, x, geometry, groups),
         ["n", "g", "c", *names("k", positions), *names("t", positions)],
@@ -91,12 +96,20 @@ def per_sample_weight_gradient(reader: Reader, node: Any) -> Form:
         [batch, count, channels, *kernel, *positions],
     )
     return algebra.contract(
-        reader.of(g),
+        added_up(reader, g),
         ["b", "n", "o", *names("t", positions)],
         unfolded,
         ["b", "n", "c", *names("k", positions), *names("t", positions)],
         ["b", "o", "c", *names("k", positions)],
     )
+
+
+def added_up(reader: Reader, g: Any) -> Form:
+    """Return the form of a gradient; a sum of dense terms, as of a norm, as one."""
+    form = reader.of(g)
+    if len(form) > 1 and not may_multiply(form):
+        return reader.computed(g, form)
+    return form
 
 
 def of_structured_weight(reader: Reader, node: Any) -> Form:
