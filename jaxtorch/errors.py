@@ -25,6 +25,10 @@ class UsageError(JaxtorchError, RuntimeError):
     """A transform was used on a function or value that it does not accept."""
 
 
+class InputError(UsageError, ValueError):
+    """An input that is to be differentiated is no tensor, or has no derivative."""
+
+
 class MissingRuleError(JaxtorchError, NotImplementedError):
     """An operator has no rule under a transform; the text says where to add one."""
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from jaxtorch import grad, hvp, jvp, vjp, vmap
+from jaxtorch import grad, hvp, jacfwd, jvp, linearize, vjp, vmap
+from jaxtorch.errors import UsageError
 
 
 def test_vjp_of_one_input() -> None:
@@ -212,3 +213,51 @@ def test_hvp_under_vmap() -> None:
     got = vmap(lambda v: hvp(func, (x,), (v,))[1])(v)
     hessian = torch.autograd.functional.hessian(func, x)
     assert_close(got, v @ hessian)
+
+
+def test_cotangents_are_cast_to_the_dtype_of_the_output() -> None:
+    x = torch.randn(3)
+    out, vjp_fn = vjp(torch.sin, x)
+    for dtype in (torch.float64, torch.float16, torch.int64):
+        (pulled,) = vjp_fn(torch.ones(3, dtype=dtype))
+        assert pulled.dtype is out.dtype
+        assert_close(pulled, x.cos())
+        assert_close(
+            torch.func.vjp(torch.sin, x)[1](torch.ones(3, dtype=dtype))[0], pulled
+        )
+
+
+def test_real_and_complex_cotangents_are_not_confused() -> None:
+    x = torch.randn(3)
+    for point, cotangent in ((x, torch.ones(3) + 0j), (x + 0j, torch.ones(3))):
+        with pytest.raises(UsageError, match="both must be complex, or none"):
+            vjp(torch.sin, point)[1](cotangent)
+
+
+def test_outputs_of_integers_have_tangents_of_zeros() -> None:
+    x, v = torch.randn(3), torch.randn(3)
+
+    def func(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.sin(), x.argmax()
+
+    zero = torch.zeros((), dtype=torch.int64)
+    out, tangent = jvp(func, (x,), (v,))
+    assert_close((out, tangent), (func(x), (v * x.cos(), zero)))
+    assert_close(linearize(func, x)[1](v), (v * x.cos(), zero))
+    assert_close(jacfwd(func)(x), (x.cos().diag(), torch.zeros(3, dtype=torch.int64)))
+    with pytest.raises(UsageError, match="does not depend"):
+        jvp(func, (x,), (v,), strict=True)
+
+
+@pytest.mark.parametrize("wrong", [2.0, None, torch.arange(3)])
+def test_inputs_without_a_derivative_are_values_and_uses(wrong: Any) -> None:
+    """torch.func raises one or the other, by transform: both are caught here."""
+    for call in (
+        lambda: grad(torch.sum)(wrong),
+        lambda: vjp(torch.sin, wrong),
+        lambda: linearize(torch.sin, wrong),
+        lambda: jacfwd(torch.sin)({"a": wrong}),
+    ):
+        for builtin in (ValueError, RuntimeError):
+            with pytest.raises(builtin, match=r"differentiated input|have derivatives"):
+                call()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import jaxtorch
-from jaxtorch import vmap
+from jaxtorch import jacfwd, jacrev, vmap
 from jaxtorch.errors import DataDependentError
 
 Point = collections.namedtuple("Point", ["x", "y"])
@@ -383,3 +383,16 @@ def test_one_answer_of_equal_for_all_examples() -> None:
         vmap(chosen, (0, None))(torch.stack([y, -y]), y)
     with pytest.raises(DataDependentError, match="another answer for each example"):
         vmap(vmap(chosen, (0, None)), (None, 0))(x, torch.stack([y, -y]))
+
+
+@pytest.mark.parametrize("chunk_size", [1.5, "2", [2]])
+def test_chunk_sizes_that_are_no_numbers(chunk_size: Any) -> None:
+    for transform in (vmap, jacrev, jacfwd):
+        with pytest.raises(TypeError, match="int greater than 0, got"):
+            transform(torch.sin, chunk_size=chunk_size)
+
+
+@pytest.mark.parametrize("dim", [0.0, False, "0"])
+def test_dims_that_are_no_ints(dim: Any) -> None:
+    with pytest.raises(ValueError, match="expected int or None"):
+        vmap(torch.sin, in_dims=(dim,))(torch.ones(2, 3))

@@ -1,11 +1,17 @@
 """Argument checks that several transforms share; all run before a level is pushed."""
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 from torch import Tensor, nn
 
 from jaxtorch import pytree
-from jaxtorch.errors import UsageError, explain
+from jaxtorch.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    InputError,
+    UsageError,
+    explain,
+)
 
 Argnums = int | tuple[int, ...]
 
@@ -96,7 +102,7 @@ def check_differentiable_inputs(where: object, leaves: list[Any], tree: Any) -> 
     """Refuse inputs that have no derivative: not tensors, or integers."""
     for index, leaf in enumerate(leaves):
         if not isinstance(leaf, Tensor):
-            raise UsageError(
+            raise InputError(
                 explain(
                     where,
                     f"expected every differentiated input to be a tensor; "
@@ -106,7 +112,7 @@ def check_differentiable_inputs(where: object, leaves: list[Any], tree: Any) -> 
                 )
             )
         if not (leaf.is_floating_point() or leaf.is_complex()):
-            raise UsageError(
+            raise InputError(
                 explain(
                     where,
                     f"{pytree.paths(tree, 'args')[index]} has dtype {leaf.dtype}: only "
@@ -114,3 +120,18 @@ def check_differentiable_inputs(where: object, leaves: list[Any], tree: Any) -> 
                     "convert it with .to(torch.float32), or leave it out of argnums",
                 )
             )
+
+
+def check_chunk_size(where: object, chunk_size: Any) -> None:
+    """Refuse a chunk size that is no int, or below one."""
+    whole = isinstance(chunk_size, SupportsIndex)
+    if chunk_size is None or (whole and chunk_size > 0):
+        return
+    error = ArgumentError if whole else ArgumentTypeError
+    raise error(
+        explain(
+            where,
+            f"chunk_size should be None or an int greater than 0, got {chunk_size!r}.",
+            "pass a positive int, or None for one chunk",
+        )
+    )

@@ -11,11 +11,10 @@ from jaxtorch.core.level import paused
 from jaxtorch.core.opaque import opaque, standing_for
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.basis import map_basis, map_directions
-from jaxtorch.transforms.checks import Argnums
+from jaxtorch.transforms.checks import Argnums, check_chunk_size
 from jaxtorch.transforms.forward import jvp
 from jaxtorch.transforms.jacobian import (
     assemble,
-    check_chunk_size,
     cut,
     cut_columns,
     shaped,

@@ -14,7 +14,7 @@ from jaxtorch.core.plain import settled
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.checks import check_differentiable_inputs, split_aux
 from jaxtorch.transforms.naming import Where
-from jaxtorch.transforms.taping import check_outputs, record_function
+from jaxtorch.transforms.taping import check_tensors, record_function
 
 
 @opaque
@@ -29,7 +29,8 @@ def jvp(
     """Return ``func(*primals)`` and its Jacobian-vector product with ``tangents``.
 
     Args:
-        func: a function of tensors, or pytrees of them, that returns the same.
+        func: a function of tensors, or pytrees of them, that returns the same. An
+            output of integers has a tangent of zeros.
         primals: the tuple of its arguments.
         tangents: the tuple of directions, of the structure and shapes of ``primals``.
         strict: raise where an output does not depend on the inputs, instead of
@@ -69,7 +70,7 @@ def jvp(
     for value, own in zip(leaves, wrapped, strict=True):
         if own.alias is not None and own.alias.version:
             value.copy_(own.value)
-    check_outputs(where, [value for value, _ in pairs], "the output of the function")
+    check_tensors(where, [value for value, _ in pairs], "the output of the function")
     if strict and any(tangent is None for _, tangent in pairs):
         raise UsageError(
             explain(
@@ -177,6 +178,7 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, Any]:
     """
     where = Where("linearize", func)
     tape, _ = record_function(where, func, primals, False)
+    check_tensors(where, tape.outs, "the output of the function")
 
     @opaque
     def jvp_fn(*tangents: Any) -> Any:

@@ -9,10 +9,11 @@ from torch import Tensor
 from jaxtorch import pytree
 from jaxtorch.core.level import paused
 from jaxtorch.core.opaque import opaque, standing_for
-from jaxtorch.errors import ArgumentError, UsageError, explain
+from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.basis import map_basis, map_directions
 from jaxtorch.transforms.checks import (
     Argnums,
+    check_chunk_size,
     check_complex,
 )
 from jaxtorch.transforms.forward import jvp
@@ -259,18 +260,6 @@ def assemble(columns: Any, out_spec: Any, in_spec: Any, several: bool) -> Any:
         tree = pytree.unflatten_args(list(per_output), in_spec)
         nested.append(tree if several else tree[0])
     return pytree.unflatten(nested, out_spec)
-
-
-def check_chunk_size(where: object, chunk_size: int | None) -> None:
-    """Refuse a chunk size below one."""
-    if chunk_size is not None and not chunk_size > 0:
-        raise ArgumentError(
-            explain(
-                where,
-                f"chunk_size should be None or greater than 0, got {chunk_size}.",
-                "pass a positive int, or None for one chunk",
-            )
-        )
 
 
 def check_field(

@@ -110,7 +110,6 @@ def record_function(
         where,
         has_aux,
     )
-    check_outputs(where, tape.outs, "the output of the function")
     return tape, spec
 
 
@@ -137,6 +136,21 @@ def root_of(level: ReverseLevel, leaf: Any) -> tuple[Node, int | None] | None:
 
 def check_outputs(where: object, outs: Sequence[Any], out: str) -> None:
     """Refuse outputs that are not tensors of floating point or complex dtype."""
+    check_tensors(where, outs, out)
+    for leaf in outs:
+        if not (leaf.is_floating_point() or leaf.is_complex()):
+            raise UsageError(
+                explain(
+                    where,
+                    f"{out} has dtype {leaf.dtype}: only floating point and complex "
+                    "tensors have derivatives.",
+                    "return it with has_aux=True",
+                )
+            )
+
+
+def check_tensors(where: object, outs: Sequence[Any], out: str) -> None:
+    """Refuse outputs that are not tensors."""
     if not outs:
         raise UsageError(
             explain(
@@ -152,14 +166,5 @@ def check_outputs(where: object, outs: Sequence[Any], out: str) -> None:
                     where,
                     f"expected {out} to be tensors, got {type(leaf).__name__}.",
                     "return tensors; pass what is not differentiated with has_aux=True",
-                )
-            )
-        if not (leaf.is_floating_point() or leaf.is_complex()):
-            raise UsageError(
-                explain(
-                    where,
-                    f"{out} has dtype {leaf.dtype}: only floating point and complex "
-                    "tensors have derivatives.",
-                    "return it with has_aux=True",
                 )
             )

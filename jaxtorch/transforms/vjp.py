@@ -10,7 +10,7 @@ from jaxtorch import pytree
 from jaxtorch.core.opaque import opaque
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.transforms.naming import Where
-from jaxtorch.transforms.taping import record_function
+from jaxtorch.transforms.taping import check_outputs, record_function
 
 
 @opaque
@@ -30,7 +30,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
 
     Raises:
         UsageError: (a RuntimeError) for primals or outputs that have no derivative,
-            and for cotangents whose structure or shape is not the output's.
+            and for cotangents whose structure, shape or field is not the output's.
 
     Examples:
         >>> import torch, jaxtorch
@@ -42,6 +42,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """
     where = Where("vjp", func)
     tape, spec = record_function(where, func, primals, has_aux)
+    check_outputs(where, tape.outs, "the output of the function")
     spec_of_out = tape.spec
 
     @opaque
@@ -93,4 +94,16 @@ def match_cotangents(
                     "pass a cotangent of the output's shape",
                 )
             )
-    return flat
+        if cotangent.is_complex() is not out.is_complex():
+            raise UsageError(
+                explain(
+                    where,
+                    f"a cotangent has dtype {cotangent.dtype}, its output has dtype "
+                    f"{out.dtype}: both must be complex, or none.",
+                    "pass a cotangent of the output's dtype",
+                )
+            )
+    return [
+        cotangent if cotangent.dtype is out.dtype else cotangent.to(out.dtype)
+        for cotangent, out in zip(flat, outs, strict=True)
+    ]

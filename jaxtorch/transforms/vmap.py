@@ -18,6 +18,7 @@ from jaxtorch.errors import (
     RandomnessError,
     explain,
 )
+from jaxtorch.transforms.checks import check_chunk_size
 from jaxtorch.transforms.chunking import map_chunks
 from jaxtorch.transforms.naming import Where
 
@@ -57,7 +58,8 @@ def vmap(
 
     Raises:
         ArgumentError: (a ValueError) for ``in_dims`` that do not fit the arguments,
-            mapped sizes that differ, ``chunk_size`` below one.
+            mapped sizes that differ, ``chunk_size`` below one (an ArgumentTypeError
+            where it is no int).
         OutDimError: (an IndexError) for an entry of ``out_dims`` out of range.
         RandomnessError: (a RuntimeError) for an unknown ``randomness``, and for a
             random operation that it does not allow.
@@ -79,15 +81,7 @@ def vmap(
                 "pass one of 'error', 'different', 'same'",
             )
         )
-    if chunk_size is not None and not chunk_size > 0:
-        raise ArgumentError(
-            explain(
-                Where("vmap", func),
-                f"chunk_size should be None or greater than 0, got {chunk_size}.",
-                "pass a positive int, or None for one chunk",
-            )
-        )
-
+    check_chunk_size(Where("vmap", func), chunk_size)
     where = Where("vmap", func, in_dims=in_dims)
 
     @standing_for(func)
@@ -141,7 +135,9 @@ def flatten_inputs(
     for index, dim in enumerate(dims):
         if dim is not None:
             leaf = leaves[index]
-            if not (isinstance(leaf, Tensor) and 0 == dim < leaf.dim()):
+            if type(dim) is not int or not (
+                isinstance(leaf, Tensor) and 0 == dim < leaf.dim()
+            ):
                 dims[index] = dim = check_dim(where, leaf, dim, args, index)
             own = leaf.shape[dim]
             if size is None:
