@@ -1,5 +1,8 @@
 """Tensors lie in memory as the calls that read them need them."""
 
+import platform
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -65,3 +68,24 @@ def test_rewritten_batches_need_no_copy():
     assert copies_in(lowered.code) == 0
     expected = vmap(hessian(smooth_maximum), (0, None))(x, weight)
     torch.testing.assert_close(program(x, weight), expected)
+
+
+FAULTS = """
+import resource, torch, jaxtorch
+x = torch.ones(1 << 20)
+func = jaxtorch.jit(lambda x: [x + i for i in range(6)])
+calls = 10
+for _ in range(calls):
+    func(x)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(calls):
+    func(x)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // calls)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this is how glibc is")
+def test_calls_reuse_the_pages_of_the_call_before():
+    run = [sys.executable, "-c", FAULTS]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # the results have 6144 pages

@@ -3,7 +3,11 @@
 import itertools
 from operator import getitem
 
+import torch
 from torch import Tensor, fx
+
+LARGEST_BLOCK = (32 << 20) - (64 << 10)
+"""glibc never takes larger blocks from its heap."""
 
 
 def storages(node: fx.Node) -> dict[int, int]:
@@ -84,6 +88,19 @@ def peak_bytes(graph: fx.Graph) -> int:
     Inputs and captured tensors are not counted.
     """
     return peak_of(graph, calls_of(graph))
+
+
+def keep_pages(graph: fx.Graph) -> None:
+    """Let the C library keep the memory of a call for the next one.
+
+    glibc gives memory back to the system where a block, or twice what is free at the end
+    of its heap, is above a threshold, and every page that is taken again costs a fault.
+    It raises the threshold when a larger block is freed, touched or not.
+    """
+    if any(n.meta["device"].type == "cpu" for n in calls_of(graph)):
+        size = min(peak_bytes(graph), LARGEST_BLOCK)
+        with torch._C._DisableTorchDispatch():
+            torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
 def calls_of(graph: fx.Graph) -> list[fx.Node]:

@@ -12,6 +12,7 @@ from jaxtorch.errors import UsageError, explain
 from jaxtorch.staging.backends import build
 from jaxtorch.staging.cuda_graph import Run
 from jaxtorch.staging.execution import compile_graph
+from jaxtorch.staging.memory import keep_pages
 from jaxtorch.staging.packing import packer
 from jaxtorch.staging.passes import optimize_graph
 from jaxtorch.staging.tracer import TraceLevel, TraceTensor
@@ -75,6 +76,7 @@ class Staged:
         self.choice, self.run = build(
             self.graph, self.run, self.captured, backend, optimize
         )
+        keep_pages(self.graph)
         self.loses_history = level.loses_history
         self.backwards: dict[tuple[bool, ...], Staged] = {}
         self.only_tensors = not self.written and all(p is None for p in self.places)
