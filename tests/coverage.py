@@ -34,6 +34,8 @@ CALLS = 60
 SAMPLES = 2
 PICKED = 8
 UNSEEN = "not met"
+START = "<!-- written by python -m tests.against_torch_func -->"
+END = "<!-- end of the comparison -->"
 
 HEAD = """# Which way every operator runs
 
@@ -45,7 +47,8 @@ Written by `python -m tests.coverage`; every word was seen while a law of
 - **loop**: some primitive ran once per example, with a warning.
 - **no**: an error, or another value than the oracle's.
   Where an overload says so and its operator does not, the difference is in what only
-  kernels see: saved statistics, the other half of a triangular factor, a pivot.
+  kernels see: saved statistics, the other half of a triangular factor, a pivot, the
+  state of a generator.
 - **-**: nothing to check: no floating-point input or output, no answer of the oracle,
   or a refusal that torch.func shares.
 - **not met**: no operator of the database calls the overload on a CPU; `tests/laws`
@@ -239,12 +242,25 @@ def render(operators: Table, overloads: Table) -> str:
         "\n".join(counts(operators)),
         "Overloads that have a record:",
         "\n".join(counts(overloads)),
+        "## Beside torch.func",
+        f"{START}\n\n{END}",
         "## Operators of PyTorch's database",
         "\n".join(body(operators, "operator")),
         "## Overloads that have a record",
         "\n".join(body(overloads, "overload")),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def with_section(text: str, section: str) -> str:
+    """Return a file's text with another comparison to torch.func in it."""
+    before, _, rest = text.partition(START)
+    return f"{before}{START}\n\n{section}\n\n{END}{rest.partition(END)[2]}"
+
+
+def section_of(text: str) -> str:
+    """Return the comparison to torch.func in a file's text."""
+    return text.partition(START)[2].partition(END)[0].strip()
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
@@ -259,8 +275,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=FILE)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
+    section = section_of(FILE.read_text(encoding="utf-8"))
     operators, overloads = compute()
-    options.out.write_text(render(operators, overloads), encoding="utf-8")
+    text = with_section(render(operators, overloads), section)
+    options.out.write_text(text, encoding="utf-8")
     for table in (operators, overloads):
         print(*counts(table), sep="\n")
         for name, own in table.items():

@@ -385,4 +385,27 @@ RANDOM: dict[str, Direct] = {
     ),
 }
 
-DIRECT: dict[str, Direct] = {**INTEGER, **POLYNOMIALS, **SCALARS, **KERNELS, **RANDOM}
+SPARSE: dict[str, Direct] = {
+    "_to_sparse.sparse_dim": (lambda x: x.to_sparse(1).to_dense(), normal((2, 3))),
+    "_to_dense": (
+        lambda x: x.to_sparse().to_dense(masked_grad=False),
+        normal((2, 3)),
+    ),
+    "sparse_mask": (
+        lambda x, mask: x.sparse_mask(mask.relu().to_sparse()).to_dense(),
+        normal((2, 3), (2, 3)),
+    ),
+    "_sparse_addmm": (
+        lambda x, a, b: torch.sparse.addmm(x, a.to_sparse(), b, beta=0.5, alpha=2),
+        normal((2, 4), (2, 3), (3, 4)),
+    ),
+}
+
+DIRECT: dict[str, Direct] = {
+    **INTEGER,
+    **POLYNOMIALS,
+    **SCALARS,
+    **KERNELS,
+    **RANDOM,
+    **SPARSE,
+}

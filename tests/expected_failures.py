@@ -15,19 +15,6 @@ def rows(ops: Iterable[str], laws: Iterable[str], reason: str) -> Iterator[Row]:
 
 BATCHING = ("batch", "rule", "sizes", "vmap_vmap")
 BATCHED_DERIVATIVES = ("vmap_vjp", "vmap_jvp", "vjp_vmap", "autograd_vmap")
-DERIVATIVES = (
-    "vjp",
-    "transpose",
-    "vmap_vjp",
-    "vmap_pull",
-    "difference",
-    "linearize",
-    "jvp_vjp",
-    "vjp_vjp",
-    "vmap_jvp",
-    "vjp_vmap",
-    "autograd_vjp",
-)
 UNSAFE_SHAPES = (
     "argwhere",
     "bincount",
@@ -47,7 +34,6 @@ NORMAL = ("normal", "normal.number_mean", "direct:normal.float_Tensor")
 VALUES = "the result's shape, or a branch, depends on the values of the batch"
 STORAGE = "names places in the storage that are no elements of the tensor; refused"
 RESIZE = "a tensor can't change its number of elements inside a transform"
-SPARSE = "a batched or differentiated tensor can't be made sparse"
 OVERWRITTEN = "torch.autograd's derivative is not zero where it was overwritten"
 TWICE = "indices that occur twice: the kernel keeps one, its backward serves both"
 GAMMA = "the derivative of a draw is implicit: PyTorch has only the first"
@@ -76,11 +62,6 @@ TABLE: tuple[Row, ...] = (
         ("nn.functional.ctc_loss",),
         ("vmap_vmap",),
         "lengths are read as numbers; one level of batched ones is looped over",
-    ),
-    *rows(
-        ("linalg.pinv",),
-        ("rule", "sizes"),
-        "a batched tolerance is a keyword argument; it runs once per example",
     ),
     *rows(
         ("istft",),
@@ -119,7 +100,6 @@ TABLE: tuple[Row, ...] = (
         ("transpose", "difference", "linearize", "vmap_jvp"),
         RESIZE,
     ),
-    *rows(("to_sparse",), (*BATCHING, *DERIVATIVES, "autograd_vmap"), SPARSE),
     *rows(UNPOOLED, ("transpose", "vjp_vjp", "autograd_vjp"), TWICE),
     *rows(
         ("nn.functional.embedding",),

@@ -307,11 +307,12 @@ DERIVATIVES = {
     "jacrev chunk": argument(lambda: jacrev(torch.sin, chunk_size=0), "chunk_size"),
     "jacfwd chunk": argument(lambda: jacfwd(torch.sin, chunk_size=-2), "chunk_size"),
     "to_sparse under vmap": usage(
-        lambda: vmap(lambda x: x.to_sparse().to_dense())(X), "can't be made sparse"
+        lambda: vmap(lambda x: x.to_sparse(layout=torch.sparse_csr))(X[None]),
+        "can't have the layout torch.sparse_csr",
     ),
     "to_sparse under grad": usage(
-        lambda: grad(lambda x: x.to_sparse().to_dense().sum())(X),
-        "can't be made sparse",
+        lambda: grad(lambda x: x.to_sparse(layout=torch.sparse_csc).sum())(X),
+        "can't have the layout torch.sparse_csc",
     ),
     "grad writes captured": Refusal(
         lambda: grad(lambda x: CAPTURED.mul_(x).sum())(V),

@@ -41,6 +41,9 @@ def test_the_offset_of_a_wrapper_is_that_of_its_value():
         (BASE.reshape(10, 4), 1, 3, 1),
         (BASE.reshape(4, 10)[:, :5], 0, 7, None),
         (BASE[3:].reshape(1, 37), 0, 1, 0),
+        (BASE.reshape(4, 10), 0, 1, 9),
+        (BASE.reshape(4, 10), 0, 1, 10),
+        (BASE.reshape(4, 10), 0, -1 % 10, 9),
     ],
 )
 def test_storage_between_and_around_the_elements_is_refused(x, dim, stride, offset):

@@ -11,6 +11,7 @@ from jaxtorch.core import fallback
 from jaxtorch.core.history import keep_derivatives, keep_history
 from jaxtorch.core.level import (
     DEAD,
+    UNCHANGED,
     Level,
     Wrapper,
     is_index,
@@ -114,10 +115,10 @@ def wrap(level: "BatchLevel", value: Tensor, batch_dim: int | None) -> BatchTens
             BatchTensor,
             shape,
             stride,
-            0,
+            value.storage_offset(),
             None,
             value.dtype,
-            torch.strided,
+            value.layout,
             value.device,
         )
     else:
@@ -188,9 +189,12 @@ class BatchLevel(Level):
             values.append(arg)
             dims.append(dim)
         if kwargs:
-            kwargs, any_batched = self.unwrap_kwargs(kwargs)
-            if any_batched:
-                return self.without_rule(primitive, args, kwargs)
+            own, named = self.unwrap_kwargs(kwargs)
+            if named:
+                out = self.run_named(primitive, dims, named, values, own)
+                unknown = out is NotImplemented
+                return self.without_rule(primitive, args, kwargs) if unknown else out
+            kwargs = own
         if primitive.kind is Kind.RANDOM:
             rule = self.random_rule(primitive, batched)
         else:
@@ -204,6 +208,17 @@ class BatchLevel(Level):
             out, out_dims = rule(self.size, dims, *values, **kwargs)
         if isinstance(out, Tensor):
             return wrap(self, out, out_dims)
+        return self.wrap_output(out, out_dims)
+
+    def run_named(
+        self, primitive: Primitive, dims: Any, named: Any, values: Any, kwargs: Any
+    ) -> Any:
+        """Run the rule for batched keyword arguments; NotImplemented without one."""
+        rule = primitive.record and primitive.record.named_batch
+        if not rule:
+            return NotImplemented
+        with tracked_by_autograd() if torch.is_grad_enabled() else UNCHANGED:
+            out, out_dims = rule(self.size, dims, named, *values, **kwargs)
         return self.wrap_output(out, out_dims)
 
     def without_rule(
@@ -265,19 +280,17 @@ class BatchLevel(Level):
             dims.append(dim)
         return values, dims, batched
 
-    def unwrap_kwargs(self, kwargs: Any) -> tuple[Any, bool]:
-        """Unwrap keyword arguments where none of them is batched."""
-        mine = [
-            v for v in kwargs.values() if type(v) is BatchTensor and v.level is self
-        ]
-        if any(v.batch_dim is not None for v in mine):
-            return kwargs, True
-        if not mine:
-            return kwargs, False
-        return {
-            k: v.value if type(v) is BatchTensor and v.level is self else v
+    def unwrap_kwargs(self, kwargs: Any) -> tuple[Any, dict[str, int]]:
+        """Unwrap keyword arguments: their values, and the batch dims that there are."""
+        mine = {
+            k: v
             for k, v in kwargs.items()
-        }, False
+            if type(v) is BatchTensor and v.level is self
+        }
+        if not mine:
+            return kwargs, {}
+        named = {k: v.batch_dim for k, v in mine.items() if v.batch_dim is not None}
+        return {**kwargs, **{k: v.value for k, v in mine.items()}}, named
 
     def wrap_output(self, out: Any, dims: Any) -> Any:
         """Wrap the tensors of an output whose batch dims are ``dims``."""

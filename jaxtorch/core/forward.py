@@ -61,10 +61,10 @@ def wrap(level: "ForwardLevel", value: Tensor, tangent: Tensor | None) -> DualTe
             DualTensor,
             shape,
             value.stride(),
-            0,
+            value.storage_offset(),
             None,
             value.dtype,
-            torch.strided,
+            value.layout,
             value.device,
         )
     else:

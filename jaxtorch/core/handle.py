@@ -47,10 +47,6 @@ class Handle(DirectOperators, Tensor):
             return format(self.item(), spec)
         return str(super().__format__(spec))  # type: ignore[no-untyped-call]
 
-    def storage_offset(self) -> Any:
-        """Return where its value begins; under vmap that of the first example."""
-        return self.value.storage_offset()
-
     def tolist(self) -> Any:
         """Return the values as Python numbers in nested lists."""
         if self.alias is not None:

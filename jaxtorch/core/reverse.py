@@ -88,10 +88,10 @@ def wrap(
             TapeTensor,
             shape,
             value.stride(),
-            0,
+            value.storage_offset(),
             None,
             value.dtype,
-            torch.strided,
+            value.layout,
             value.device,
         )
     else:

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jaxtorch.errors import UsageError, explain
 from jaxtorch.linear.broadcast import Broadcast
 from jaxtorch.linear.cast import Cast, cast_to, promoted
 from jaxtorch.linear.operator import General, Identity
@@ -192,30 +191,6 @@ def fill_scalar_batch(size: int, dims: Any, x: Tensor, value: Any) -> Any:
     return torch.fill(x, value), dims[0]
 
 
-def to_sparse_batch(size: int, dims: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Refuse: the number of stored elements differs between the examples."""
-    raise UsageError(
-        explain(
-            "vmap",
-            "a batched tensor can't be made sparse: each example would store its own "
-            "number of elements.",
-            "make it sparse outside of vmap, or stay dense",
-        )
-    )
-
-
-def to_sparse_linearize(wanted: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Refuse: a value of a transform is dense."""
-    raise UsageError(
-        explain(
-            "to_sparse",
-            "a differentiated tensor can't be made sparse: values and derivatives of a "
-            "transform are dense.",
-            "stay dense (x * mask), or make it sparse outside of the transform",
-        )
-    )
-
-
 RECORDS = (
     Record(aten.clone.default, clone_batch, clone_linearize),
     Record(aten._to_copy.default, to_copy_batch, to_copy_linearize),
@@ -249,6 +224,4 @@ RECORDS = (
         lambda t, r, angle: t * torch.polar(torch.ones_like(r), angle),
         lambda t, r, angle: t * torch.polar(r, angle) * 1j,
     ),
-    Record(aten._to_sparse.default, to_sparse_batch, to_sparse_linearize),
-    Record(aten._to_sparse.sparse_dim, to_sparse_batch, to_sparse_linearize),
 )

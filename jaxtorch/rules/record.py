@@ -19,7 +19,7 @@ class Record:
         batch: ``batch(size, dims, *args, **kwargs) -> (out, out_dims)``. ``args`` are
             unwrapped; ``dims`` has one entry per positional argument: the batch dim,
             ``None`` for what is not batched, a tuple for a list of tensors. A tensor
-            among ``kwargs`` is never batched. For several outputs ``out_dims`` is one
+            among ``kwargs`` is not batched. For several outputs ``out_dims`` is one
             int for all or a tuple with one entry each; ``None`` says not batched.
         linearize: ``linearize(wanted, *args, **kwargs) -> (out, operators)``.
             ``wanted`` has one truth value per positional argument (a tuple of them for
@@ -33,6 +33,9 @@ class Record:
             has one entry per positional argument; ``None`` is a zero.
         decompose: the same call written with other torch operators; of an op that
             writes into its arguments, with other in-place operators.
+        named_batch: ``named_batch(size, dims, named, *args, **kwargs)``, in the place
+            of ``batch`` where tensors among ``kwargs`` are batched: ``named`` has their
+            batch dims by name.
         share: of a random op, ``batch`` for one draw that all examples share; without
             it ``vmap(randomness="same")`` refuses batched arguments.
     """
@@ -43,3 +46,4 @@ class Record:
     decompose: Callable[..., Any] | None = None
     share: BatchRule | None = None
     push: Callable[..., tuple[Any, Any]] | None = None
+    named_batch: BatchRule | None = None

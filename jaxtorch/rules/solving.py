@@ -29,7 +29,13 @@ from jaxtorch.linear.systems import (
     SystemMatrix,
 )
 from jaxtorch.rules import small_matrices as small
-from jaxtorch.rules.batching import physical, rank_of, to_front
+from jaxtorch.rules.batching import (
+    batched_at_front,
+    pad_rank,
+    physical,
+    rank_of,
+    to_front,
+)
 from jaxtorch.rules.matrices import (
     fold_columns,
     same_leading,
@@ -263,6 +269,16 @@ def pinv_linearize(wanted: Any, a: Tensor, **kwargs: Any) -> Any:
     return out, (PseudoInverse(a, out),)
 
 
+def pinv_named_batch(
+    size: int, dims: Any, named: Any, a: Tensor, **kwargs: Any
+) -> tuple[Tensor, int]:
+    """Each example has a tolerance of its own, or several for its matrices."""
+    a = batched_at_front(a, dims[0], size)
+    for name, dim in named.items():
+        kwargs[name] = pad_rank(to_front(kwargs[name], dim), a.dim() - 3)
+    return aten.linalg_pinv.atol_rtol_tensor(a, **kwargs), 0
+
+
 def lstsq_linearize(
     wanted: Any, a: Tensor, b: Tensor, rcond: Any = None, *, driver: Any = None
 ) -> Any:
@@ -371,6 +387,7 @@ RECORDS = (
         aten.linalg_pinv.atol_rtol_tensor,
         stack_batch(aten.linalg_pinv.atol_rtol_tensor),
         pinv_linearize,
+        named_batch=pinv_named_batch,
     ),
     Record(aten.linalg_lstsq.default, lstsq_batch, lstsq_linearize),
     Record(aten.linalg_cross.default, cross_batch, cross_linearize),

@@ -266,6 +266,8 @@ class TraceLevel(Level):
         overload = primitive.overload
         if overload is aten.index.Tensor and any_mask(args[1]):
             args = (args[0], self.without_masks(args[1]))
+        elif overload is aten.index_put.default and not args[0].dim():
+            return put_whole(*args)
         elif depends_on_values(overload):
             out = self.constant(overload, args, kwargs)
             return pytree.tree_map_only(Tensor, self.literal, out)
@@ -408,6 +410,14 @@ def depends_on_values(overload: OpOverload) -> bool:
 def any_mask(indices: Sequence[Tensor | None]) -> bool:
     """Tell whether any index selects by truth, so that the values decide the shape."""
     return any(map(is_mask, indices))
+
+
+def put_whole(
+    x: Tensor, masks: Sequence[Tensor], value: Tensor, accumulate: bool = False
+) -> Tensor:
+    """Write where a mask without dims is true; ATen does not for ``x`` without dims."""
+    value = value.reshape(())
+    return torch.where(masks[0], x + value if accumulate else value, x)
 
 
 def is_mask(index: Tensor | None) -> bool:

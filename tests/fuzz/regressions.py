@@ -77,4 +77,39 @@ CASES: dict[str, Case] = {
             Layer("vjp", (0,)),
         ),
     ),
+    "a handle of a part began where its whole did": Case(
+        Program(
+            (Input((2, 3)),),
+            (
+                Op("clone", (0,)),
+                Op("split", (1,), (("n", 1), ("dim", 0), ("i", -1))),
+                Op("fill_diagonal_", (2,), (("c", 2.0),)),
+            ),
+            (1, 3),
+        ),
+        (Layer("vjp", (0,)),),
+    ),
+    "a sum over the last dim of a tensor without dims": Case(
+        Program(
+            (Input(()),),
+            (Op("cosine_similarity", (0, 0), (("dim", -1),)),),
+            (1,),
+        ),
+        (Layer("grad", (0,)),),
+        jit=True,
+    ),
+    "a mask of a tensor without dims was an index too many": Case(
+        Program(
+            (Input((), seed=0),),
+            (
+                Op("sin", (0,)),
+                Op("gt", (1, 0)),
+                Op("clone", (0,)),
+                Op("setitem_mask", (3, 2), (("c", 0.5),)),
+            ),
+            (4,),
+        ),
+        (Layer("jacrev", (0,)),),
+        jit=True,
+    ),
 }

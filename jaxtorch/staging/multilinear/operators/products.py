@@ -106,7 +106,7 @@ def reduced(node: Any) -> tuple[list[int], bool]:
     if not dims and dims != 0:
         return list(range(rank)), bool(argument(node, 2, False))
     dims = [dims] if isinstance(dims, int) else dims
-    return [d % rank for d in dims], bool(argument(node, 2, False))
+    return [d % rank for d in dims if rank], bool(argument(node, 2, False))
 
 
 EINSUMS: dict[Any, tuple[str, str, str]] = {
