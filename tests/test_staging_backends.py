@@ -71,6 +71,41 @@ def test_auto_compiles_where_that_pays_soon(monkeypatch):
     assert "saves 235 MB, about 11.7 ms" in choice.why
 
 
+def test_auto_weighs_each_loop_that_would_be_compiled(monkeypatch):
+    monkeypatch.setattr(backends, "has_compiler", lambda: True)
+
+    def parted(x, w):
+        for _ in range(16):
+            x = torch.tanh(x @ w) * x
+        return x
+
+    whole = graph_of(chain, like(3 * MB))
+    parts = graph_of(parted, like(MB // 16, 16), like(16, 16))
+    assert (Fusion(whole).loops, Fusion(parts).loops) == (1, 16)
+    for graph in (whole, parts):  # either would pay for one loop
+        gain = Fusion(graph).saved / backends.BYTES_PER_SECOND
+        assert 6 < gain * backends.CALLS_TO_PAY < 21
+    assert choose(whole, "auto", "full").backend == "inductor"
+    choice = choose(parts, "auto", "full")
+    assert choice.backend == "python"
+    assert "compiling 16 loops takes about 21 s" in choice.why
+
+
+SMALL = {
+    "gradients": jaxtorch.vmap(jaxtorch.grad(lambda x: (x.sin() * x.exp() + x).sum())),
+    "Hessian": jaxtorch.hessian(lambda x: (x.tanh() ** 2).sum() ** 2),
+    "Jacobian": jaxtorch.jacrev(chain),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_auto_never_compiles_a_small_graph(name, monkeypatch):
+    monkeypatch.setattr(backends, "has_compiler", lambda: True)
+    x = torch.linspace(-1, 1, 8)
+    lowered = jit(SMALL[name]).lower(x if name != "gradients" else x[:, None])
+    assert "backend: python (fusing saves" in lowered.explain()
+
+
 def test_auto_says_why_it_does_not_compile(monkeypatch):
     monkeypatch.setattr(backends, "has_compiler", lambda: True)
     large = graph_of(chain, like(4 * MB))

@@ -21,8 +21,8 @@ BACKENDS = ("auto", "python", "inductor", "cudagraph")
 
 BYTES_PER_SECOND = 20e9
 """How fast a chain of separate calls moves data on a CPU."""
-SECONDS_TO_COMPILE = 5.0, 0.02
-"""What Inductor takes for a graph, and for each of its calls, on an idle core."""
+SECONDS_TO_COMPILE = 5.0, 1.0
+"""What Inductor takes for a graph, and for each of its loops, on an idle core."""
 CALLS_TO_PAY = 1000
 """Within how many calls the compilation must have paid for itself."""
 
@@ -53,12 +53,15 @@ def fused_or_not(graph: fx.Graph, optimize: str) -> Choice:
     """Choose Inductor where fused loops soon make up for the time to compile them."""
     calls = [node for node in graph.nodes if node.op == "call_function"]
     fixed, each = SECONDS_TO_COMPILE
-    price = fixed + each * len(calls)
-    saved = Fusion(graph).saved
-    gain = saved / BYTES_PER_SECOND
-    said = f"fusing saves {saved / 1e6:.3g} MB, about {gain * 1e3:.3g} ms, in each call"
+    fusion = Fusion(graph)
+    price = fixed + each * fusion.loops
+    gain = fusion.saved / BYTES_PER_SECOND
+    said = (
+        f"fusing saves {fusion.saved / 1e6:.3g} MB, about {gain * 1e3:.3g} ms, in each "
+        f"call; compiling {fusion.loops} loops takes about {price:.0f} s"
+    )
     if gain * CALLS_TO_PAY < price:
-        return Choice("python", f"{said}; compiling would take about {price:.0f} s")
+        return Choice("python", said)
     reason = why_not_fused(calls, optimize)
     return Choice("python", reason) if reason else Choice("inductor", said)
 

@@ -21,14 +21,16 @@ class Fusion:
 
     Attributes:
         groups: for each call in a group of at least two, the number of the group.
+        loops: how many loops run, groups and single calls.
         saved: bytes that are not read or written once each group is one loop.
     """
 
     def __init__(self, graph: fx.Graph) -> None:
         members = group_members(graph)
-        loops = [own for own in members if sum(map(is_loop, own)) > 1]
-        self.groups = {node: i for i, own in enumerate(loops, 1) for node in own}
-        self.saved = sum(saved_by(own) for own in loops)
+        self.loops = sum(any(map(is_loop, own)) for own in members)
+        fused = [own for own in members if sum(map(is_loop, own)) > 1]
+        self.groups = {node: i for i, own in enumerate(fused, 1) for node in own}
+        self.saved = sum(saved_by(own) for own in fused)
 
 
 def group_members(graph: fx.Graph) -> list[list[fx.Node]]:
