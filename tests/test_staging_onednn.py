@@ -52,7 +52,8 @@ def kernels(monkeypatch, func, *args, **options):
     staged = jaxtorch.jit(func, backend="python", **options)
     torch.testing.assert_close(staged(*args), func(*args), rtol=1e-4, atol=1e-3)
     lines = staged.lower(*args).explain().splitlines()
-    return ["oneDNN" in line for line in lines if "mm.default" in line]
+    calls = ("mm.default", "tanh.default")
+    return ["oneDNN" in line for line in lines if any(c in line for c in calls)]
 
 
 def test_large_products_run_in_onednn(monkeypatch):
@@ -92,6 +93,27 @@ def test_others_stay(monkeypatch):
     column = torch.randn(256, 1)
     assert kernels(monkeypatch, torch.addmm, column, square, square) == [False]
     assert kernels(monkeypatch, torch.mm, square, square, optimize="safe") == [False]
+
+
+def test_tanh_of_many_numbers_runs_in_onednn(monkeypatch):
+    x = torch.randn(300, 100)
+    assert kernels(monkeypatch, torch.tanh, x) == [True]
+    assert kernels(monkeypatch, torch.tanh, x[:100]) == [False]
+    assert kernels(monkeypatch, torch.tanh, x.double()) == [False]
+    assert kernels(monkeypatch, torch.tanh, x.T) == [False]
+    assert kernels(monkeypatch, torch.tanh, x, optimize="safe") == [False]
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000, 2**17, 2**17 + 1, 3 * 2**17 - 5])
+def test_tanh_is_right_to_an_ulp_and_a_quarter(count):
+    sizes = torch.logspace(-12, 2, count, dtype=torch.float64)
+    special = torch.tensor([0.0, float("inf"), 1e-40])
+    x = torch.cat([special, -special, sizes.float(), -sizes.float()])
+    got, exact = onednn.tanh(x), torch.tanh(x.double())
+    ulp = torch.nextafter(got.abs(), torch.tensor(2.0)) - got.abs()
+    assert ((got - exact).abs() <= 1.25 * ulp).all()
+    assert torch.equal(got.signbit(), x.signbit())
+    assert onednn.tanh(torch.tensor([float("nan")])).isnan().all()
 
 
 def test_a_dying_term_is_not_written(monkeypatch):

@@ -93,9 +93,9 @@ def peak_bytes(graph: fx.Graph) -> int:
 def keep_pages(graph: fx.Graph) -> None:
     """Let the C library keep the memory of a call for the next one.
 
-    glibc gives memory back to the system where a block, or twice what is free at the end
-    of its heap, is above a threshold, and every page that is taken again costs a fault.
-    It raises the threshold when a larger block is freed, touched or not.
+    glibc gives memory back where a block is above a threshold, or the free end of its
+    heap above twice that, and each page that is taken again costs a fault. The
+    threshold rises when a larger block is freed, touched or not.
     """
     if any(n.meta["device"].type == "cpu" for n in calls_of(graph)):
         size = min(peak_bytes(graph), LARGEST_BLOCK)

@@ -1,4 +1,4 @@
-"""A pass: float32 matrix products on a CPU run in oneDNN where it is the faster one.
+"""A pass: float32 products and tanh on a CPU run in oneDNN where it is the faster one.
 
 The node stays what it is and is marked; the generated program makes the call.
 """
@@ -22,9 +22,14 @@ MIN_SIZE = 16
 MIN_OTHER = 128
 """How many rows or columns, for each thread, pay for the copy of the other matrix."""
 
+MIN_TANH = 2**14
+"""From how many numbers on, for each thread, oneDNN's tanh pays for two copies."""
+TANH_AT_ONCE = 2**17
+"""So many numbers stay in the cache between the copies."""
+
 
 def choose_onednn(graph: fx.Graph) -> int:
-    """Mark the products that oneDNN shall compute; returns how many."""
+    """Mark the calls that oneDNN shall compute; returns how many."""
     if not is_faster():
         return 0
     marked = 0
@@ -53,7 +58,9 @@ def is_faster() -> bool:
 
 
 def is_worth_it(node: Any) -> bool:
-    """Tell whether a product is large enough, and the first matrix lies row by row."""
+    """Tell whether a call is large enough, and the first matrix lies row by row."""
+    if node.target is aten.tanh.default:
+        return is_long(node)
     first, second = (value_of(argument) for argument in node.args[-2:])
     if first.dtype != torch.float32 or node.meta["device"].type != "cpu":
         return False
@@ -70,6 +77,15 @@ def is_worth_it(node: Any) -> bool:
     if first.stride(-1) == 1:
         return True
     return first.ndim == 2 and max(rows, columns) >= MIN_OTHER * threads
+
+
+def is_long(node: fx.Node) -> bool:
+    """Tell whether a node has many float32 numbers that lie row by row."""
+    value = value_of(node)
+    if value.dtype != torch.float32 or node.meta["device"].type != "cpu":
+        return False
+    long = value.numel() >= MIN_TANH * torch.get_num_threads()
+    return long and value.is_contiguous()
 
 
 def is_term(term: Tensor, node: fx.Node) -> bool:
@@ -125,8 +141,22 @@ def products(first: Tensor, second: Tensor) -> Tensor:
     return out
 
 
+def tanh(x: Tensor) -> Tensor:
+    """Return tanh to within an ulp and a quarter."""
+    if x.numel() <= TANH_AT_ONCE:
+        return torch.tanh_(x.to_mkldnn()).to_dense()
+    out = torch.empty(x.shape, dtype=x.dtype)
+    parts = zip(
+        x.reshape(-1).split(TANH_AT_ONCE), out.view(-1).split(TANH_AT_ONCE), strict=True
+    )
+    for source, target in parts:
+        target.copy_(torch.tanh_(source.to_mkldnn()).to_dense())
+    return out
+
+
 ENTRIES: dict[OpOverload, Callable[..., Tensor]] = {
     aten.mm.default: product,
     aten.addmm.default: product_and_term,
     aten.bmm.default: products,
+    aten.tanh.default: tanh,
 }
