@@ -14,6 +14,7 @@ from jaxtorch.staging.chains import fuse_chains
 from jaxtorch.staging.combining import combine
 from jaxtorch.staging.constants import fold_constants
 from jaxtorch.staging.dead_results import drop_dead_results
+from jaxtorch.staging.factoring import factor_out
 from jaxtorch.staging.jacobian import lower_jacobians
 from jaxtorch.staging.layouts import lay_out_batches
 from jaxtorch.staging.losses import spell_losses
@@ -136,6 +137,13 @@ def join(graph: fx.Graph, work: Work) -> int:
     return joined
 
 
+def share_factors(graph: fx.Graph, work: Work) -> int:
+    """Add before multiplying, where products share a factor; returns how often."""
+    shared = factor_out(graph)
+    drop_dead_code(graph)
+    return shared
+
+
 def fuse(graph: fx.Graph, work: Work) -> int:
     """Make kernels of chains of calls, where kernels run; returns how many calls."""
     if not work.kernels:
@@ -216,6 +224,7 @@ CLEAN_UP = (
 FINISH = (
     Pass("per-sample gradients", "full", lower),
     Pass("multilinear", "full", multiply_best),
+    Pass("common factors", "full", share_factors),
     Pass("pieces joined", "full", join),
     Pass("constants", "safe", fold),
     Pass("small matrices", "full", lower_small),

@@ -500,12 +500,6 @@ def gauss_newton_product() -> Case:
     return Case(plain, (torch.randn(64), torch.randn(64)), by_hand, 1.05)
 
 
-SHORT = {
-    "norms_of_a_mean_embedding": "30,720 flops, not 20,480: it makes the small 5 x 64 "
-    "gradients of the last layer",
-}
-
-
 def flops_of(func, *args) -> int:
     """Count the flops of a call."""
     with FlopCounterMode(display=False) as counter:
@@ -535,9 +529,7 @@ def check_case(own: Case) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_as_good_as_by_hand(name, request):
-    if name in SHORT:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=SHORT[name]))
+def test_as_good_as_by_hand(name):
     check_case(CASES[name]())
 
 

@@ -13,6 +13,7 @@ from torch import fx
 
 from jaxtorch.staging.multilinear.form import (
     Atom,
+    Axis,
     Label,
     OneHot,
     OpaqueError,
@@ -139,18 +140,30 @@ class Assembler:
             return emit(self.before, aten.diag_embed.default, node), [*order, *small]
         rest = [x for x in labels if x not in small]
         node = self.grown(node, labels, [*rest, *small])
-        sizes = [x.size for x in rest]
+        if kept & set(small):
+            node, rest, small = self.doubled(node, rest, small, kept)
         length = size_of(small)
-        node = self.viewed(node, [*sizes, length])
-        twice = kept & set(small)
-        if twice:
-            if len(twice) < len(small):
-                raise OpaqueError
-            node = emit(self.before, aten.diag_embed.default, node)
+        node = self.viewed(node, [*[x.size for x in rest], length])
         pad = [window.offset, big.size - window.offset - length]
         node = emit(self.before, aten.constant_pad_nd.default, node, pad, 0)
-        order = [*rest, *(small if twice else ()), big]
+        order = [*rest, big]
         return self.viewed(node, [x.size for x in order]), order
+
+    def doubled(
+        self, node: fx.Node, rest: Sequence[Label], small: Axis, kept: set[Label]
+    ) -> tuple[fx.Node, list[Label], Axis]:
+        """Copy the labels of a window that are kept beside it, on a diagonal."""
+        twice = [x for x in small if x in kept]
+        others = [*rest, *[x for x in small if x not in kept]]
+        node = arranged(node, [*rest, *small], [*others, *twice], self.before)
+        node = self.viewed(node, [*[x.size for x in others], size_of(twice)])
+        node = emit(self.before, aten.diag_embed.default, node)
+        copies = {x: Label(x.size) for x in twice}
+        labels = [*others, *twice, *copies.values()]
+        node = self.viewed(node, [x.size for x in labels])
+        small = tuple(copies.get(x, x) for x in small)
+        rest = [*rest, *twice]
+        return arranged(node, labels, [*rest, *small], self.before), rest, small
 
     def viewed(self, node: fx.Node, shape: list[int]) -> fx.Node:
         """View with a shape."""

@@ -37,14 +37,8 @@ from jaxtorch.staging.multilinear.lowering import Lowering
 from jaxtorch.staging.multilinear.narrowing import narrow
 from jaxtorch.staging.multilinear.norms import close_norms, open_norms
 from jaxtorch.staging.multilinear.operators.table import TABLES
-from jaxtorch.staging.multilinear.planning import (
-    MOST_FACTORS,
-    Leaf,
-    Planner,
-    Tree,
-    bits,
-    trees_in,
-)
+from jaxtorch.staging.multilinear.ordering import MOST_FACTORS, bits
+from jaxtorch.staging.multilinear.planning import Leaf, Planner, Tree, trees_in
 from jaxtorch.staging.multilinear.reading import (
     ORDER,
     PATHS,
@@ -195,7 +189,7 @@ class Plans:
     def plan_term(
         self, planner: Planner, term: Term, names: Mapping[Any, Term], given: int
     ) -> tuple[Planned, int]:
-        """Plan one term, with and without the values of other nodes.
+        """Plan one term; parts that are the value of a node become it if that pays.
 
         What is ``given`` costs nothing more.
         """
@@ -203,10 +197,19 @@ class Plans:
         plan = self.plan_product(planner, folded)
         if folded is term or len(term.atoms) > MOST_FACTORS:
             return plan
-        other = self.plan_product(planner, term)
-        if self.cost(other[1] | given) < WORTH_REPEATING * self.cost(plan[1] | given):
-            return other
-        return plan
+        best = self.plan_product(planner, term)
+        for node, meaning in names.items():
+            changed = fold(term, {node: meaning})
+            if changed is not term:
+                other = self.plan_product(planner, changed)
+                if not self.is_worth(best[1], other[1], given):
+                    best, term = other, changed
+        return best if self.is_worth(best[1], plan[1], given) else plan
+
+    def is_worth(self, mask: int, other: int, given: int) -> bool:
+        """Tell whether doing without the values of other nodes is clearly cheaper."""
+        alone, shared = mask & ~(other | given), other & ~(mask | given)
+        return self.cost(alone) < WORTH_REPEATING * self.cost(shared)
 
     def plan_product(self, planner: Planner, term: Term) -> tuple[Planned, int]:
         """Plan the core of one term; return it with all that it needs."""

@@ -1,5 +1,6 @@
 """Reading a graph: the normal form of every node, and which nodes stay as they are."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,14 +16,19 @@ from jaxtorch.staging.multilinear.form import (
     Form,
     OpaqueError,
     Term,
+    Window,
     atom_term,
     labels_in,
     labels_of,
+    size_of,
 )
 from jaxtorch.staging.multilinear.merging import merged
 
 FLOATING = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
 MOST_TERMS = 16
+"""At one place of the value: terms in blocks of their own don't count together."""
+MOST_PLACED = 128
+"""At all places."""
 LONGEST_TERM = 40
 
 Reading = Callable[["Reader", fx.Node], Form]
@@ -117,7 +123,7 @@ class Reader:
         form = merged(form)
         if len(form) == 1 and is_reduced(form[0]):
             return self.computed(node, form)
-        if len(form) > MOST_TERMS:
+        if len(form) > MOST_TERMS and crowd(form) > MOST_TERMS:
             return self.atom(node)
         for term in form:
             if len(term.factors) > LONGEST_TERM:
@@ -157,7 +163,7 @@ class Reader:
                 a = self.computed(first, a)
             if covers(a, node) and is_dense_sum(b):
                 b = self.computed(second, b)
-        if len(a) * len(b) > MOST_TERMS:
+        if min(crowd(a) * len(b), len(a) * crowd(b)) > MOST_TERMS:
             raise OpaqueError
         return contract(a, names, b, others, out)
 
@@ -169,6 +175,28 @@ def is_atom(form: Form) -> bool:
         and len(form[0].factors) == 1
         and form[0].is_dense
         and form[0].atoms[0].axes == form[0].axes
+    )
+
+
+def crowd(form: Form) -> int:
+    """Return the most terms that a form has at one place of its value."""
+    if len(form) > MOST_PLACED:
+        return len(form)
+    return max(Counter(map(place_of, form)).values(), default=0)
+
+
+def place_of(term: Term) -> frozenset[tuple[int, int, int]]:
+    """Return where a term has values: the dims, strides and starts of its windows."""
+    starts = {
+        f.big: f.offset
+        for f in term.factors
+        if isinstance(f, Window) and not f.is_delta
+    }
+    return frozenset(
+        (dim, size_of(axis[i + 1 :]), starts[label])
+        for dim, axis in enumerate(term.axes)
+        for i, label in enumerate(axis)
+        if label in starts
     )
 
 
