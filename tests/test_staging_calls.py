@@ -165,3 +165,60 @@ def test_slices_are_taken_by_an_index(name):
     out, expected = staged(Z), func(Z)
     torch.testing.assert_close(out, expected)
     assert out.stride() == expected.stride()
+
+
+def long(x):
+    """Return a function of x that takes many calls; the last one is made in place."""
+    for _ in range(12):
+        x = torch.sin(x) * x
+    return x + 1
+
+
+def test_programs_run_beneath_torch_autograd():
+    staged = jaxtorch.jit(long)
+    out = staged(Z)
+    assert out._version == 0  # no write into it was counted
+    out.add_(1)
+    assert out._version == 1
+    torch.testing.assert_close(out, long(Z) + 1)
+    assert jaxtorch.jit(lambda x: torch.sin(x) + 1)(Z)._version == 1  # too short
+
+
+def test_torch_autograd_still_sees_a_long_program():
+    staged = jaxtorch.jit(long)
+    staged(Z)
+    x = Z.clone().requires_grad_()
+    (own,) = torch.autograd.grad(staged(x).sum(), x, create_graph=True)
+    (expected,) = torch.autograd.grad(long(x).sum(), x, create_graph=True)
+    torch.testing.assert_close(own, expected)
+    (own,) = torch.autograd.grad(own.sum(), x)
+    torch.testing.assert_close(own, torch.autograd.grad(expected.sum(), x)[0])
+    with torch.no_grad():
+        assert not staged(x).requires_grad
+
+
+def test_tangents_of_torch_pass_a_long_program():
+    staged = jaxtorch.jit(long)
+    staged(Z)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(Z, Z.cos())
+        out = torch.autograd.forward_ad.unpack_dual(staged(dual))
+    expected = torch.func.jvp(long, (Z,), (Z.cos(),))
+    torch.testing.assert_close(tuple(out), expected)
+    torch.testing.assert_close(torch.func.jvp(staged, (Z,), (Z.cos(),)), expected)
+    torch.testing.assert_close(torch.func.vmap(staged)(Z[None]), long(Z)[None])
+
+
+def test_writes_into_shared_memory_are_counted_on_the_other_side():
+    def both(x):
+        y = long(x)
+        return y, y[0]
+
+    whole, row = jaxtorch.jit(both)(Z)
+    before = row._version
+    whole.add_(1)
+    assert row._version > before
+    x = Z.clone()
+    row, _ = jaxtorch.jit(lambda x: (x[0], long(x)))(x)
+    x.add_(1)
+    assert row._version == x._version

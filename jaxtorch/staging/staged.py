@@ -10,6 +10,7 @@ from jaxtorch import pytree
 from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back, wrap
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.staging.backends import build
+from jaxtorch.staging.beneath import beneath_autograd
 from jaxtorch.staging.cuda_graph import Run
 from jaxtorch.staging.execution import compile_graph
 from jaxtorch.staging.memory import keep_pages
@@ -93,7 +94,7 @@ class Staged:
         program = compile_graph(self.graph, sized)
         self.sized = sized
         self.code = program.code
-        self.run = program.run
+        self.run = beneath_autograd(self.graph, program.run)
 
     def __call__(self, tensors: list[Tensor]) -> Any:
         """Run on the tensors of a call; write what the function wrote."""
