@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import functional
 from torch.testing import assert_close
 
-from jaxtorch import grad, hessian, jacfwd, jacrev, jit, jvp, vmap
+from jaxtorch import grad, hessian, hvp, jacfwd, jacrev, jit, jvp, vjp, vmap
 from jaxtorch.errors import UsageError
 
 Function = Callable[..., Any]
@@ -165,6 +166,50 @@ def test_unused_inputs() -> None:
     assert_close(grad(func(True))(x), x)
     with pytest.raises(UsageError, match="allow_unused"):
         grad(func(False))(x)
+
+
+def energy(x: Tensor) -> Tensor:
+    """A function with derivatives of all orders."""
+    return x.sin().sum() * x.prod()
+
+
+FUNCTIONALS: dict[str, tuple[Function, Function]] = {
+    "jacobian": (
+        lambda x: functional.jacobian(torch.sin, x, create_graph=True),
+        jacrev(torch.sin),
+    ),
+    "hessian": (
+        lambda x: functional.hessian(energy, x, create_graph=True),
+        hessian(energy),
+    ),
+    "vjp": (
+        lambda x: functional.vjp(torch.sin, x, x * x, create_graph=True)[1],
+        lambda x: vjp(torch.sin, x)[1](x * x)[0],
+    ),
+    "jvp": (
+        lambda x: functional.jvp(torch.sin, x, x * x, create_graph=True)[1],
+        lambda x: jvp(torch.sin, (x,), (x * x,))[1],
+    ),
+    "hvp": (
+        lambda x: functional.hvp(energy, x, x * x, create_graph=True)[1],
+        lambda x: hvp(energy, (x,), (x * x,))[1],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONALS)
+def test_functionals_of_torch_autograd_keep_derivatives(name: str) -> None:
+    theirs, ours = FUNCTIONALS[name]
+    x = torch.randn(4, 3, dtype=torch.float64)
+    for transform in (
+        lambda f: jacrev(f)(x[0]),
+        lambda f: jacfwd(f)(x[0]),
+        lambda f: jvp(f, (x[0],), (x[1],)),
+        lambda f: vmap(f)(x),
+        lambda f: vmap(jacrev(f))(x),
+        lambda f: jacrev(jacfwd(f))(x[0]),
+    ):
+        assert_close(transform(theirs), transform(ours))
 
 
 @pytest.mark.parametrize(

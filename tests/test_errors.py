@@ -151,6 +151,22 @@ VMAP = {
         lambda: vmap(torch.bernoulli, randomness="same")(X / 10),
         "does not currently support same randomness",
     ),
+    **{
+        f"same {name}": random(
+            lambda draw=draw: vmap(draw, randomness="same")(X / 10),
+            r"same randomness.*Fix: pass randomness='different' \(a draw for each",
+        )
+        for name, draw in {
+            "normal": lambda x: torch.normal(x, 1.0),
+            "normal of a batched std": lambda x: torch.normal(0.0, x),
+            "poisson": torch.poisson,
+            "multinomial": lambda x: torch.multinomial(x + 1, 1),
+        }.items()
+    },
+    "different into a captured tensor": random(
+        lambda: vmap(lambda x: CAPTURED.normal_() + x, randomness="different")(X),
+        "on a tensor that is not batched",
+    ),
     "error into a captured tensor": random(
         lambda: vmap(lambda x: CAPTURED.normal_() + x)(X), "called random operation"
     ),
@@ -172,6 +188,12 @@ VMAP = {
         errors.MutationError,
         RuntimeError,
         "captured from outside",
+    ),
+    "running statistics": Refusal(
+        lambda: vmap(torch.nn.BatchNorm1d(3))(X.expand(2, 2, 3)),
+        errors.MutationError,
+        RuntimeError,
+        "captured from outside.*Fix:.*statistics",
     ),
     "write into shared input": Refusal(
         lambda: vmap(lambda x, y: y.add_(x), (0, None))(X, torch.zeros(3)),
@@ -326,6 +348,14 @@ DERIVATIVES = {
         RuntimeError,
         "captured from outside",
     ),
+    **{
+        f"{name} within": usage(lambda func=func: grad(func)(V), name)
+        for name, func in {
+            "backward": lambda x: x.sum().backward(),
+            "retain_grad": lambda x: x.retain_grad(),
+            "register_hook": lambda x: x.register_hook(torch.neg),
+        }.items()
+    },
     "grad out=": usage(
         lambda: grad(lambda x: torch.sin(x, out=CAPTURED).sum())(V), "out= form"
     ),

@@ -242,7 +242,9 @@ class BatchLevel(Level):
         record = primitive.record
         if self.randomness == "different" or (record and record.decompose):
             return primitive.batch
+        remedy = "pass randomness='different' (a draw for each example)"
         if self.randomness == "error":
+            remedy += " or randomness='same' (one draw for all)"
             what = (
                 f"vmap: called random operation {primitive.overload} while in "
                 "randomness error mode."
@@ -260,8 +262,7 @@ class BatchLevel(Level):
             explain(
                 "vmap",
                 what,
-                "pass randomness='different' (a draw for each example) or "
-                "randomness='same' (one draw for all)",
+                remedy,
             )
         )
 

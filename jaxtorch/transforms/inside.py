@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import graph
+from torch.autograd import functional, graph
 
 from jaxtorch.core import alias
 from jaxtorch.core.custom import Beneath
@@ -19,6 +19,7 @@ from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_bac
 from jaxtorch.errors import UsageError, explain
 
 ORIGINAL = graph._engine_run_backward
+PREPARE: Any = functional._grad_preprocess
 Root = tuple[Node, int | None]
 
 
@@ -134,6 +135,22 @@ def seed(level: ReverseLevel, out: TapeTensor, cotangent: Any) -> Tensor:
     if isinstance(cotangent, TapeTensor) and cotangent.level is level:
         return cotangent.value
     return cotangent  # type: ignore[no-any-return]
+
+
+def prepare(inputs: Sequence[Any], create_graph: bool, need_graph: bool) -> Any:
+    """Stand in for what the functions of torch.autograd.functional do to their inputs.
+
+    Theirs detaches what does not require grad, and so the wrappers from their levels.
+    """
+    if not (STATE.levels and create_graph):
+        return PREPARE(inputs, create_graph, need_graph)
+    own: list[Any] = []
+    for x in inputs:
+        if isinstance(x, Wrapper) and not x.requires_grad:
+            own.append(x.view_as(x).requires_grad_(need_graph))
+        else:
+            own += PREPARE((x,), create_graph, need_graph)
+    return tuple(own)
 
 
 def refuse_retain_grad(self: Wrapper) -> None:

@@ -30,4 +30,7 @@ def install() -> None:
     hooks.replace(
         torch.autograd, "_engine_run_backward", inside.ORIGINAL, inside.run_backward
     )
+    hooks.replace(
+        torch.autograd.functional, "_grad_preprocess", inside.PREPARE, inside.prepare
+    )
     Wrapper.retain_grad = inside.refuse_retain_grad  # type: ignore[assignment, method-assign]
