@@ -47,6 +47,7 @@ from jaxtorch.staging.multilinear.reading import (
     is_atom,
     is_plain,
 )
+from jaxtorch.staging.multilinear.refining import Way, given_up
 from jaxtorch.staging.multilinear.text import form_text
 from jaxtorch.staging.rewriting import emit, shape_of
 
@@ -100,8 +101,11 @@ class Plans:
         self.numbers: dict[Any, int] = {}
         self.chosen: dict[fx.Node, list[Planned]] = {}
         self.needs: dict[fx.Node, int] = {}
+        self.written: dict[fx.Node, Way] = {}
+        self.formed: dict[fx.Node, Way] = {}
         for node in graph.nodes:
             self.decide(node)
+        self.give_up()
 
     def cost(self, mask: int | None = None) -> float:
         """Return the cost of a set of items; of all that the results need."""
@@ -126,14 +130,12 @@ class Plans:
 
     def decide(self, node: fx.Node) -> None:
         """Find what a node needs, and whether its form is cheaper than its call."""
-        mask = 0
-        for source in node.all_input_nodes:
-            mask |= self.needs[source]
-        constant = node.op == "call_function" and not node.all_input_nodes
-        if node.op == "call_function" and not constant:
+        items = 0
+        if node.op == "call_function" and node.all_input_nodes:
             cost = node_cost(machine_for(node.meta.get("device")), node)
-            mask |= self.item(node, cost)
-        self.needs[node] = mask
+            items = self.item(node, cost)
+        self.written[node] = Way(items, node.all_input_nodes)
+        mask = self.needs[node] = self.needed(self.written[node])
         form = self.form_to_compute(node)
         if form is None:
             return
@@ -145,7 +147,36 @@ class Plans:
         gain = GAIN * (PLAIN_SHARE if all(map(is_plain, form)) else 1)
         if formed < gain * (written + TINY) and formed < written - LEAST_GAIN:
             self.chosen[node] = planned
+            self.formed[node] = self.way(node, planned)
             self.needs[node] = other
+
+    def needed(self, way: Way) -> int:
+        """Return what a way to compute a node needs."""
+        mask = way.items
+        for source in way.sources:
+            mask |= self.needs[source]
+        return mask
+
+    def way(self, node: fx.Node, planned: list[Planned]) -> Way:
+        """Return how the planned form of a node is computed."""
+        planner = self.planner(node)
+        items = self.item(("assembly", node), 0.0)
+        sources = []
+        for term, tree in planned:
+            for part in () if tree is None else trees_in(tree):
+                items |= self.item(part.key, part.cost)
+            for factor in term.factors:
+                sources += sources_of(factor)
+                if not isinstance(factor, Window):
+                    items |= self.made_for(planner, atom_of(factor))
+        return Way(items, sources)
+
+    def give_up(self) -> None:
+        """Compute as written what is cheaper so, now that all else is known."""
+        for node in given_up(self.graph, self.written, self.formed, self.cost):
+            del self.chosen[node], self.formed[node]
+        for node in self.graph.nodes:
+            self.needs[node] = self.needed(self.formed.get(node, self.written[node]))
 
     def form_to_compute(self, node: fx.Node) -> Form | None:
         """Return the form of a node that something needs, if it may be cheaper."""
@@ -230,13 +261,19 @@ class Plans:
 
     def need_of(self, planner: Planner, atom: Atom) -> int:
         """Return what the source of an atom needs."""
+        mask = self.made_for(planner, atom)
+        for part in parts_of(atom.source):
+            if isinstance(part, fx.Node):
+                mask |= self.needs[part]
+        return mask
+
+    def made_for(self, planner: Planner, atom: Atom) -> int:
+        """Return the calls that make the source of an atom of values of nodes."""
         mask = 0
         machine = planner.machine
         size = size_of(labels_of([atom]))
         for part in parts_of(atom.source):
-            if isinstance(part, fx.Node):
-                mask |= self.needs[part]
-            elif isinstance(part, Call):
+            if isinstance(part, Call):
                 made = machine.call + size * planner.itemsize / machine.bytes
                 if part.target is aten.im2col.default:
                     made *= UNFOLDING
@@ -301,8 +338,13 @@ def sources_of(factor: Factor) -> list[fx.Node]:
     """Return the nodes that a factor is computed from."""
     if isinstance(factor, Window):
         return []
-    atom = factor.index if isinstance(factor, OneHot) else factor
-    return [part for part in parts_of(atom.source) if isinstance(part, fx.Node)]
+    parts = parts_of(atom_of(factor).source)
+    return [part for part in parts if isinstance(part, fx.Node)]
+
+
+def atom_of(factor: Atom | OneHot) -> Atom:
+    """Return the tensor of a factor."""
+    return factor.index if isinstance(factor, OneHot) else factor
 
 
 def lower(lowering: Lowering, node: fx.Node, planned: list[Planned]) -> fx.Node:

@@ -48,7 +48,7 @@ class Policy:
 
     Attributes:
         chain: a contraction of more factors than this is computed.
-        sums: whether sums of dense terms are kept apart.
+        sums: whether sums of dense terms, or dense parts of one tensor, are kept apart.
     """
 
     chain: int
@@ -129,6 +129,10 @@ class Reader:
             if len(term.factors) > LONGEST_TERM:
                 return self.atom(node)
         if len(form) > 1:
+            if is_filled(form):
+                self.sums = True
+                if not self.policy.sums:
+                    return self.computed(node, form)
             if any(not t.is_dense or is_outer(t) for t in form):
                 return form
             if all(len(t.factors) > 1 for t in form):
@@ -241,6 +245,25 @@ def is_outer(term: Term) -> bool:
     """Tell whether a term has more elements than any of its tensors: a low rank."""
     elements = size(term.axes)
     return len(term.atoms) > 1 and all(size(a.axes) < elements for a in term.atoms)
+
+
+def is_filled(form: Form) -> bool:
+    """Tell whether dense sums lie at places that together are as large as the value."""
+    sizes: dict[Any, int] = {}
+    for term in form:
+        windows = [f for f in term.factors if isinstance(f, Window)]
+        parts = {label for window in windows for label in window.small}
+        kept = parts | (term.free - {window.big for window in windows})
+        if not windows or len(term.factors) > len(term.atoms) + len(windows):
+            return False
+        if any(window.is_delta for window in windows):
+            return False
+        if not kept <= labels_of(term.atoms):
+            return False
+        labels = [label for axis in term.axes for label in axis]
+        place = frozenset((labels.index(w.big), w.offset) for w in windows)
+        sizes[place] = size([[*kept]])
+    return len(sizes) > 1 and sum(sizes.values()) == size(form[0].axes)
 
 
 def may_multiply(form: Form) -> bool:
