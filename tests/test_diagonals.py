@@ -1,97 +1,33 @@
-"""laplacian, hessian_diag, jacobian_diag, divergence, jacobian_bands."""
+"""laplacian, hessian_diag, jacobian_diag, divergence: values, trees, aux, refusals."""
 
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import scipy.linalg
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
 from jaxtorch import (
     divergence,
-    functional_call,
-    grad,
     hessian,
     hessian_diag,
     jacobian_bands,
     jacobian_diag,
-    jacrev,
-    jit,
-    jvp,
     laplacian,
     vmap,
 )
-from jaxtorch.errors import ArgumentError, DataDependentError, UsageError
-from tests.live_bytes import peak_bytes
-
-DOUBLE = torch.float64
-CHUNKS = pytest.mark.parametrize("chunk_size", [None, 1, 2, 4, 100])
-WAYS = pytest.mark.parametrize("way", [lambda f: f, jit], ids=["eager", "jit"])
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=DOUBLE)
-
-
-def coupled(x: Tensor) -> Tensor:
-    """Every entry of the Hessian differs from zero."""
-    return torch.tanh(x.flatten().cumsum(0)).prod() + x.sin().sum() ** 2
-
-
-def field(x: Tensor) -> Tensor:
-    """Every entry of the Jacobian differs from zero."""
-    return (x.sum() * x).sin() + x.flatten().cumsum(0).reshape(x.shape) ** 2
-
-
-def three(x: Tensor) -> Tensor:
-    """Several outputs, in two dims."""
-    return torch.stack([coupled(x), x.prod(), x.exp().sum()]).reshape(3, 1)
-
-
-def tridiagonal(x: Tensor) -> Tensor:
-    """A residual of which each entry sees its neighbours."""
-    padded = torch.nn.functional.pad(x, (1, 1))
-    return x.sin() * padded[2:] ** 2 + padded[:-2].exp()
-
-
-def flat_hessian(func: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``[*out, n, n]`` by torch.func."""
-    full = torch.func.jacrev(torch.func.jacrev(func))(x)
-    return full.reshape(*func(x).shape, x.numel(), x.numel())
-
-
-def flat_jacobian(func: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``[n, n]`` by torch.func."""
-    return torch.func.jacrev(func)(x).reshape(x.numel(), x.numel())
-
-
-def bands_of(func: Any, x: Tensor, lower: int, upper: int) -> Tensor:
-    """The bands entry by entry, from the matrix of torch.func."""
-    dense, n = flat_jacobian(func, x), x.numel()
-    zero = torch.zeros((), dtype=x.dtype)
-    rows = [
-        [dense[j - k, j] if 0 <= j - k < n else zero for j in range(n)]
-        for k in range(upper, -lower - 1, -1)
-    ]
-    return torch.stack([torch.stack(row) for row in rows])
-
-
-def mlp(*sizes: int, dtype: torch.dtype = DOUBLE) -> Callable[[Tensor], Tensor]:
-    """Return tanh layers of fixed weights."""
-    layers = [
-        (torch.randn(o, i, dtype=dtype) / i**0.5, torch.randn(o, dtype=dtype))
-        for i, o in itertools.pairwise(sizes)
-    ]
-
-    def network(x: Tensor) -> Tensor:
-        for weight, bias in layers[:-1]:
-            x = torch.tanh(torch.nn.functional.linear(x, weight, bias))
-        return torch.nn.functional.linear(x, *layers[-1])
-
-    return network
+from jaxtorch.errors import ArgumentError, UsageError
+from tests.diagonal_cases import (
+    CHUNKS,
+    DOUBLE,
+    WAYS,
+    coupled,
+    field,
+    flat_hessian,
+    flat_jacobian,
+    randn,
+    three,
+)
 
 
 @WAYS
@@ -261,208 +197,6 @@ def test_randomness() -> None:
         hessian_diag(noisy)(x)
 
 
-@WAYS
-def test_under_vmap(way: Any) -> None:
-    xs = randn(3, 4)
-    for transform, func in (
-        (laplacian, coupled),
-        (laplacian, three),
-        (hessian_diag, coupled),
-        (jacobian_diag, field),
-        (divergence, field),
-        (jacobian_bands, tridiagonal),
-    ):
-        one_by_one = torch.stack([transform(func)(x) for x in xs])
-        assert_close(way(vmap(transform(func)))(xs), one_by_one)
-
-
-DERIVATIVES = {
-    "laplacian": (laplacian(coupled), lambda x: flat_hessian(coupled, x).trace()),
-    "laplacians": (
-        laplacian(three),
-        lambda x: flat_hessian(three, x).diagonal(dim1=2, dim2=3).sum(2),
-    ),
-    "hessian_diag": (
-        hessian_diag(coupled),
-        lambda x: flat_hessian(coupled, x).diagonal(),
-    ),
-    "jacobian_diag": (
-        jacobian_diag(field),
-        lambda x: flat_jacobian(field, x).diagonal(),
-    ),
-    "divergence": (divergence(field), lambda x: flat_jacobian(field, x).trace()),
-    "bands": (
-        jacobian_bands(tridiagonal),
-        lambda x: bands_of(tridiagonal, x, 1, 1),
-    ),
-}
-
-
-@WAYS
-@pytest.mark.parametrize("case", DERIVATIVES)
-def test_derivatives_of_them(case: str, way: Any) -> None:
-    ours, matrix = DERIVATIVES[case]
-    x, v = randn(4), randn(4)
-    pushed = way(lambda x, v: jvp(ours, (x,), (v,)))(x, v)
-    assert_close(pushed, torch.func.jvp(matrix, (x,), (v,)))
-    pulled = way(grad(lambda x: ours(x).sin().sum()))(x)
-    assert_close(pulled, torch.func.grad(lambda x: matrix(x).sin().sum())(x))
-
-
-@WAYS
-def test_a_pinn_learns_through_the_laplacian(way: Any) -> None:
-    net = torch.nn.Sequential(
-        torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)
-    ).double()
-    params = {name: p.detach() for name, p in net.named_parameters()}
-    points = randn(5, 3)
-
-    def u(params: Any, x: Tensor) -> Tensor:
-        return functional_call(net, params, x).squeeze(-1)
-
-    def loss(params: Any) -> Tensor:
-        return vmap(laplacian(u, 1), (None, 0))(params, points).square().mean()
-
-    def by_matrix(params: Any) -> Tensor:
-        def trace(x: Tensor) -> Tensor:
-            call = lambda x: torch.func.functional_call(net, params, x).squeeze()  # noqa: E731
-            return torch.func.hessian(call)(x).trace()
-
-        return torch.func.vmap(trace)(points).square().mean()
-
-    assert_close(way(grad(loss))(params), torch.func.grad(by_matrix)(params))
-
-
-def test_no_matrix_is_held_in_chunks() -> None:
-    x, matrix = torch.randn(1000), 4 * 1000 * 1000
-    energy = lambda x: torch.tanh(x * x.roll(1)).sum()  # noqa: E731
-    for transform, func in (
-        (laplacian, energy),
-        (hessian_diag, energy),
-        (jacobian_diag, field),
-        (divergence, field),
-    ):
-        assert peak_bytes(transform(func, chunk_size=10), x) < matrix / 5
-        assert peak_bytes(transform(func), x) > matrix  # the count sees matrices
-
-
-def largest(lowered: Any) -> int:
-    """Return the most elements of any tensor that a staged function computes."""
-    return max(
-        value.numel()
-        for node in lowered.graph.nodes
-        if isinstance(value := node.meta.get("val"), Tensor)
-    )
-
-
-def test_jit_makes_no_matrix_of_elementwise_chains() -> None:
-    x = torch.randn(4096)
-    chain = lambda x: torch.sin(torch.tanh(x) * 2)  # noqa: E731
-    energy = lambda x: chain(x).sum()  # noqa: E731
-    for transform, func in (
-        (jacobian_diag, chain),
-        (divergence, chain),
-        (hessian_diag, energy),
-        (laplacian, energy),
-    ):
-        lowered = jit(transform(func)).lower(x)
-        assert largest(lowered) == 4096
-        assert lowered.peak_bytes < 8 * x.nbytes
-    assert largest(jit(jacrev(chain)).lower(x)) == 4096**2  # the count sees matrices
-
-
-@pytest.mark.parametrize("outputs", [1, 3])
-def test_jit_reaches_the_forward_laplacian(outputs: int) -> None:
-    """n tangents through two hidden layers, one second derivative, the value."""
-    n, width = 64, 256
-    network = mlp(n, width, width, width, outputs, dtype=torch.float32)
-    tangents = 2 * n * width**2 * 2
-    value_and_second = 2 * (2 * width**2 * 2) + 2 * (n * width + width * outputs)
-    flops = jit(laplacian(network)).lower(torch.randn(n)).flops
-    assert flops <= 1.15 * (tangents + value_and_second)
-    assert flops > tangents
-
-
-def test_staged_values_of_the_network() -> None:
-    network, x = mlp(6, 16, 16, 2), randn(6)
-    assert_close(jit(laplacian(network))(x), laplacian(network)(x))
-    assert_close(
-        laplacian(network)(x), flat_hessian(network, x).diagonal(0, 1, 2).sum(1)
-    )
-
-
-@WAYS
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
-@pytest.mark.parametrize("widths", [(1, 1), (0, 0), (2, 1), (0, 2), (3, 4)])
-def test_bands_equal_the_matrix(n: int, widths: tuple[int, int], way: Any) -> None:
-    lower, upper = widths
-    weight = randn(n, n).tril(upper).triu(-lower)
-    func = lambda x: torch.sin(weight @ x)  # noqa: E731
-    x = randn(n)
-    got = way(jacobian_bands(func, lower, upper))(x)
-    assert_close(got, bands_of(func, x, lower, upper))
-    assert_close(jacobian_bands(func, lower, upper, check=True)(x), got)
-
-
-def test_bands_of_other_shapes() -> None:
-    x = randn(2, 3)
-    func = lambda x: x.flatten().cumsum(0).diff(prepend=x.new_zeros(1)).reshape(2, 3)  # noqa: E731
-    expected = torch.tensor([[0.0], [1.0], [0.0]], dtype=DOUBLE).expand(3, 6)
-    assert_close(jacobian_bands(func)(x), expected)
-    assert jacobian_bands(torch.sin, 2, 1, check=True)(randn(0)).shape == (4, 0)
-    assert jacobian_bands(torch.sin)(randn()).shape == (3, 1)
-
-
-def test_newton_by_a_banded_solver() -> None:
-    n = 50
-    source = torch.linspace(0, 3, n, dtype=DOUBLE)
-
-    def residual(u: Tensor) -> Tensor:
-        padded = torch.nn.functional.pad(u, (1, 1))
-        return padded[2:] - 2 * u + padded[:-2] - 0.1 * u**3 + source
-
-    u = torch.zeros(n, dtype=DOUBLE)
-    for _ in range(20):
-        bands = jacobian_bands(residual)(u).numpy()
-        u = u - torch.from_numpy(
-            scipy.linalg.solve_banded((1, 1), bands, residual(u).numpy())
-        )
-    assert residual(u).abs().max() < 1e-10
-
-
-def test_bands_take_as_many_directions_as_there_are_bands() -> None:
-    x = torch.randn(4096)
-    lowered = jit(jacobian_bands(tridiagonal)).lower(x)
-    assert largest(lowered) == 3 * 4096
-    assert peak_bytes(jacobian_bands(tridiagonal), x) < 40 * x.nbytes
-
-
-def test_entries_outside_the_bands_are_found() -> None:
-    x = randn(8)
-    far = lambda x: tridiagonal(x) + 1e-3 * x.roll(3)  # noqa: E731
-    jacobian_bands(far)(x)
-    with pytest.raises(ArgumentError, match="outside of the bands"):
-        jacobian_bands(far, check=True)(x)
-    with pytest.raises(ArgumentError, match="outside of the bands"):
-        jacobian_bands(tridiagonal, 1, 0, check=True)(x)
-    jacobian_bands(tridiagonal, 2, 2, check=True)(x)
-    checked = grad(lambda x: jacobian_bands(tridiagonal, check=True)(x).sum())(x)
-    assert_close(checked, grad(lambda x: jacobian_bands(tridiagonal)(x).sum())(x))
-
-
-@pytest.mark.parametrize("dtypes", [(torch.float32, DOUBLE), (DOUBLE, torch.float32)])
-def test_check_allows_for_rounding(dtypes: Any) -> None:
-    func = lambda x: torch.exp(3 * tridiagonal(x)).to(dtypes[1])  # noqa: E731
-    got = jacobian_bands(func, check=True)(torch.randn(2000, dtype=dtypes[0]))
-    assert got.dtype == dtypes[1]
-
-
-def test_check_draws_no_number_of_the_users() -> None:
-    state = torch.get_rng_state()
-    jacobian_bands(tridiagonal, check=True)(torch.ones(4))
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 ERRORS = {
     "vector to scalar": lambda: divergence(torch.sum)(randn(3)),
     "other shape": lambda: jacobian_diag(lambda x: x[:2])(randn(3)),
@@ -497,13 +231,3 @@ def test_refused_inputs(transform: Any) -> None:
         transform(lambda x: 3)(torch.ones(2))
     with pytest.raises(ArgumentError, match="chunk_size"):
         transform(torch.sin, chunk_size=0)
-
-
-def test_refused_bands() -> None:
-    with pytest.raises(ArgumentError, match="upper should be 0 or greater, got -1"):
-        jacobian_bands(torch.sin, 0, -1)
-    with pytest.raises(UsageError, match="one differentiated tensor, got 2"):
-        jacobian_bands(lambda x, y: (x, y), argnums=(0, 1))(randn(2), randn(2))
-    for way, x in ((vmap, randn(2, 3)), (jit, randn(3))):
-        with pytest.raises(DataDependentError):
-            way(jacobian_bands(torch.sin, check=True))(x)
