@@ -66,6 +66,15 @@ def test_large_products_run_in_onednn(monkeypatch):
     assert kernels(monkeypatch, torch.mm, square.T, square[:, :64]) == [True]
 
 
+def test_many_rows_times_few_columns_run_in_onednn(monkeypatch):
+    tall, few = torch.randn(1024, 64), torch.randn(64, 9)
+    assert kernels(monkeypatch, torch.mm, tall, few) == [True]
+    assert kernels(monkeypatch, torch.mm, tall.T.contiguous().T, few) == [True]
+    assert kernels(monkeypatch, torch.mm, tall, few[:, :1]) == [False]
+    assert kernels(monkeypatch, torch.mm, tall[:1023], few) == [False]
+    assert kernels(monkeypatch, torch.mm, tall.view(-1, 8), few[:8]) == [False]
+
+
 def test_the_smaller_matrix_is_copied(monkeypatch):
     copied = []
     linear = torch.ops.mkldnn._linear_pointwise

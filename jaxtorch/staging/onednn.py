@@ -19,6 +19,8 @@ MIN_PRODUCTS = 2**21
 """From how many multiplications on, for each thread, oneDNN is faster than MKL."""
 MIN_SIZE = 16
 """The least size of a matrix, either way."""
+MIN_NARROW = 2**16
+"""A product of so many numbers, for each thread, and fewer columns takes MKL long."""
 MIN_OTHER = 128
 """How many rows or columns, for each thread, pay for the copy of the other matrix."""
 
@@ -69,6 +71,8 @@ def is_worth_it(node: Any) -> bool:
     *_, rows, inner = first.shape
     columns = second.shape[-1]
     threads = torch.get_num_threads()
+    if first.ndim == 2 and 1 < columns < MIN_SIZE <= inner:
+        return rows * inner >= MIN_NARROW * threads
     if min(rows, inner, columns) < MIN_SIZE:
         return False
     shared = threads ** (first.ndim - 1)  # MKL gives each thread products of a batch
