@@ -71,7 +71,10 @@ class Kind(NamedTuple):
 def program_of(
     func: Callable[..., Any], args: tuple[Any, ...], named: tuple[tuple[str, Any], ...]
 ) -> tuple[str, tuple[int, ...]] | None:
-    """Write what ``func`` does to tensors as a program of one result.
+    """Write what ``func`` does to tensors as a program.
+
+    The first result has the shape that the tensors make together; others may have one
+    number for each row.
 
     Args:
         func: makes torch's calls.
@@ -80,7 +83,7 @@ def program_of(
 
     Returns:
         The program and the dims of its rows; None where a call has no word, where there
-        is only one, or where the result has another shape than the tensors make.
+        is only one, or where a result has another shape.
     """
     given = [
         torch.empty(a.shape, dtype=a.dtype, device="meta") if isinstance(a, Kind) else a
@@ -91,14 +94,19 @@ def program_of(
     try:
         with recorder:
             out = func(*given, **dict(named))
-        value = recorder.value(out)
+        outs = out if isinstance(out, tuple) else (out,)
+        values = [recorder.value(out) for out in outs]
     except NotWritableError:
         return None
     shape = torch.broadcast_shapes(*[x.shape for x in operands])
-    alike = [i for i, x in enumerate(operands) if x.dtype is out.dtype]
-    if recorder.calls < 2 or out.shape != shape or not alike:
+    shapes = [shape, torch.Size(row_shape(shape, recorder.dims))]
+    alike = {x.dtype: i for i, x in reversed(list(enumerate(operands)))}
+    if recorder.calls < 2 or outs[0].shape != shape:
         return None
-    return recorder.builder.text([(value, alike[0])]), recorder.dims
+    if any(out.shape not in shapes or out.dtype not in alike for out in outs):
+        return None
+    results = [(v, alike[out.dtype]) for v, out in zip(values, outs, strict=True)]
+    return recorder.builder.text(results), recorder.dims
 
 
 FEW_ROWS = 64
@@ -112,8 +120,8 @@ ATen's are as fast as one of Triton's."""
 def fused(formula: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that runs in one kernel where it can, and else as it is.
 
-    It makes elementwise calls and sums along rows. On a build of torch without CUDA it
-    is returned as it is.
+    It makes elementwise calls and sums along rows, and returns a tensor or a tuple of
+    them. On a build of torch without CUDA it is returned as it is.
     """
     if not BUILT or not isinstance(formula, FunctionType):
         return formula
@@ -145,7 +153,7 @@ def is_worth(shape: torch.Size, dims: Sequence[int]) -> bool:
     return rows >= FEW_ROWS and dims[-1] == len(shape) - 1
 
 
-def run_fused(formula: Any, args: tuple[Any, ...], kwargs: Any) -> Tensor | None:
+def run_fused(formula: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
     """Run a formula in a kernel, if its tensors are plain and large."""
     operands = [a for a in args if isinstance(a, Tensor)]
     if any(type(x) is not Tensor or x.requires_grad for x in operands):
@@ -159,5 +167,5 @@ def run_fused(formula: Any, args: tuple[Any, ...], kwargs: Any) -> Tensor | None
         return None
     if not POINTWISE.supports(operands, *found):
         return None
-    out: Tensor = POINTWISE.overload(operands, *found)[0]
-    return out
+    outs = POINTWISE.overload(operands, *found)
+    return outs[0] if len(outs) == 1 else tuple(outs)

@@ -38,7 +38,7 @@ class Layout:
 
     def sum_stats(self, x: Tensor) -> Tensor:
         """Average over what the statistics are taken of."""
-        return torch.mean(x, self.stats_dims, True) if self.stats_dims else x
+        return average(x, self.stats_dims)
 
     def sum_affine(self, x: Tensor, shape: Any) -> Tensor:
         """Sum over what a weight or bias of ``shape`` is constant along."""
@@ -59,6 +59,37 @@ def shaped(x: Tensor, shape: Any) -> Tensor:
     return x if x.shape == shape else x.reshape(shape)
 
 
+def average(x: Tensor, dims: Any) -> Tensor:
+    """Average over ``dims``, which are kept."""
+    return torch.mean(x, dims, True) if dims else x
+
+
+def push_input(
+    t: Tensor,
+    x: Tensor,
+    rstd: Tensor,
+    mean: Tensor | None,
+    weight: Tensor | None,
+    dims: tuple[int, ...],
+) -> tuple[Tensor, ...]:
+    """Return the tangents of the output, of ``rstd`` and of the mean if there is one.
+
+    ``dout = rstd (dx - avg(dx) - z avg(z dx)) w``, ``drstd = -rstd^2 avg(z dx)``; all
+    in shapes that broadcast, and averaged over ``dims``.
+    """
+    z = (x if mean is None else x - mean) * rstd
+    slope = average(t * z, dims)
+    out = t - z * slope
+    others = [-slope * (rstd * rstd)]
+    if mean is not None:
+        others.append(average(t, dims))
+        out = out - others[1]
+    out = out * rstd
+    if weight is not None:
+        out = out * weight
+    return cast_to(out, x.dtype), *others
+
+
 @dataclass(slots=True)
 class Normalized:
     """The residuals that the operators of one normalization share.
@@ -74,6 +105,7 @@ class Normalized:
     kernel: BackwardKernel
     dtype: torch.dtype
     wanted: list[bool]
+    push: Callable[..., tuple[Tensor, ...]] = push_input
     pulled: list[Any] | None = None
 
     def pull_back(self, g: Tensor, place: int) -> Any:
@@ -122,20 +154,17 @@ class InputDerivative(LinearOperator):
 
     def apply(self, tangent: Tensor) -> tuple[Any, ...]:
         own, layout = self.own, self.own.layout
-        standard = own.standard()
-        t = shaped(tangent, layout.split)
-        slope = layout.sum_stats(t * standard)
-        rstd = shaped(own.rstd, layout.stats)
-        out = t - standard * slope
+        mean, weight = own.mean, own.weight
+        out, *stats = own.push(
+            shaped(tangent, layout.split),
+            shaped(own.x, layout.split),
+            shaped(own.rstd, layout.stats),
+            None if mean is None else shaped(mean, layout.stats),
+            None if weight is None else shaped(weight, layout.affine),
+            tuple(layout.stats_dims),
+        )
         shape, dtype = own.rstd.shape, own.rstd.dtype
-        stats = [cast_to(shaped(-slope * (rstd * rstd), shape), dtype)]
-        if own.mean is not None:
-            mean = layout.sum_stats(t)
-            out = out - mean
-            stats.insert(0, cast_to(shaped(mean, shape), dtype))
-        out = out * rstd
-        if own.weight is not None:
-            out = out * shaped(own.weight, layout.affine)
+        stats = [cast_to(shaped(s, shape), dtype) for s in reversed(stats)]
         return own.finish(out), *stats
 
     def apply_transpose(self, cotangent: Any) -> Any:
@@ -254,3 +283,55 @@ def backward_by_parts(
     if mask[2]:
         db = cast_to(layout.sum_affine(g, parameter), dtype)
     return dx, dw, db
+
+
+def push_backward(
+    g: Tensor,
+    x: Tensor,
+    rstd: Tensor,
+    mean: Tensor | None,
+    weight: Tensor | None,
+    tg: Tensor | None,
+    tx: Tensor | None,
+    trstd: Tensor | None,
+    tmean: Tensor | None,
+    tweight: Tensor | None,
+    dims: tuple[int, ...],
+) -> tuple[Tensor, Tensor]:
+    """Return ``dx`` of ``backward_by_parts`` and how it moves: one pass over the rows.
+
+    The tangents are of the first five arguments, in shapes that broadcast; None is a
+    zero.
+    """
+    centered = x if mean is None else x - mean
+    z, h = centered * rstd, g if weight is None else g * weight
+    dz: Any = None
+    dh: Any = None
+    if tx is not None or tmean is not None:
+        dx: Any = tx if tmean is None else -tmean if tx is None else tx - tmean
+        dz = dx * rstd
+    if trstd is not None:
+        dz = added(dz, centered * trstd)
+    if tg is not None:
+        dh = tg if weight is None else tg * weight
+    if tweight is not None:
+        dh = added(dh, g * tweight)
+    slope = average(h * z, dims)
+    inner = h - z * slope
+    moved: Any = None
+    if dh is not None:
+        moved = dh - z * average(dh * z, dims)
+    if dz is not None:
+        moved = added(moved, -(dz * slope) - z * average(h * dz, dims))
+    if mean is not None:
+        inner = inner - average(h, dims)
+        moved = moved if dh is None else moved - average(dh, dims)
+    out: Any = None if moved is None else moved * rstd
+    if trstd is not None:
+        out = added(out, inner * trstd)
+    return cast_to(inner * rstd, x.dtype), cast_to(out, x.dtype)
+
+
+def added(x: Tensor | None, y: Tensor) -> Tensor:
+    """Add to what may be a zero."""
+    return y if x is None else x + y

@@ -13,7 +13,11 @@ from jaxtorch.linear.normalization import (
     Normalized,
     WeightDerivative,
     backward_by_parts,
+    push_backward,
+    push_input,
+    shaped,
 )
+from jaxtorch.rules import fast
 from jaxtorch.rules.batching import batched_at_front, rank_of, to_front, tracked
 from jaxtorch.rules.record import Record
 
@@ -24,6 +28,8 @@ group_norm = torch.native_group_norm
 rms_norm = aten._fused_rms_norm.default
 rms_norm_backward = aten._fused_rms_norm_backward.default
 group_norm_backward = aten.native_group_norm_backward.default
+push_input_fused = fast.fused(push_input)
+push_backward_fused = fast.fused(push_backward)
 
 
 def operators_of(
@@ -37,12 +43,46 @@ def operators_of(
 ) -> tuple[Any, Any, Any]:
     """Return the operators from input, weight and bias to (out, mean, rstd)."""
     out, mean, rstd = outs
-    own = Normalized(layout, x, mean, rstd, weight, kernel, out.dtype, wanted)
+    own = Normalized(
+        layout, x, mean, rstd, weight, kernel, out.dtype, wanted, push_input_fused
+    )
     return (
         InputDerivative(own),
         None if weight is None else WeightDerivative(own),
         None if bias is None else BiasDerivative(own, bias),
     )
+
+
+def backward_push(
+    layout: Layout,
+    tangents: tuple[Any, ...],
+    values: tuple[Any, ...],
+    mask: list[bool],
+) -> Any:
+    """The gradient by the input and its tangent in one kernel.
+
+    Both ``tangents`` and ``values`` are of (g, x, rstd, mean, weight). None where there
+    would be no kernel, or where parameters have gradients too: it is decomposed.
+    """
+    given = [v for v in values if v is not None]
+    if mask[0] and not any(mask[1:]) and fast.runs(*given):
+        shapes = (layout.split, layout.split, layout.stats, layout.stats, layout.affine)
+        own, moves = (
+            [
+                None if v is None else shaped(v, s)
+                for v, s in zip(part, shapes, strict=True)
+            ]
+            for part in (values, tangents)
+        )
+        if fast.runs(*[v for v in moves if v is not None]):
+            outs = push_backward_fused(*own, *moves, tuple(layout.stats_dims))
+            return tuple(shaped(out, values[1].shape) for out in outs)
+    return None
+
+
+def decomposed(*args: Any) -> Any:
+    """Let the call be decomposed."""
+    return NotImplemented
 
 
 def affine(
@@ -150,6 +190,18 @@ def layer_norm_backward_batch(
     return (dx, dw, db), 0
 
 
+def layer_norm_backward_push(tangents: Any, *args: Any) -> Any:
+    """See ``backward_push``."""
+    g, x, shape, mean, rstd, weight, _, mask = args
+    tg, tx, _, tmean, trstd, tweight, _, _ = tangents
+    moves = (tg, tx, trstd, tmean, tweight)
+    layout = layer_layout(x, shape)
+    found = backward_push(layout, moves, (g, x, rstd, mean, weight), mask)
+    if found is None:
+        return NotImplemented, None
+    return (found[0], None, None), (found[1], None, None)
+
+
 def layer_norm_backward_decompose(
     g: Tensor,
     x: Tensor,
@@ -193,7 +245,9 @@ def rms_norm_linearize(
         return backward_by_parts(layout, g, x, None, rstd, weight, mask, shape)
 
     asked = [wanted[0] is not None, wanted[2] is not None, False]
-    own = Normalized(layout, x, None, rstd, weight, kernel, out.dtype, asked)
+    own = Normalized(
+        layout, x, None, rstd, weight, kernel, out.dtype, asked, push_input_fused
+    )
     of_weight = None if weight is None else WeightDerivative(own)
     return outs, (InputDerivative(own), None, of_weight)
 
@@ -225,6 +279,18 @@ def rms_norm_backward_batch(
         product = g * (x * rstd)
         dw = torch.sum(product, lead) if lead else product
     return (dx, dw), 0
+
+
+def rms_norm_backward_push(tangents: Any, *args: Any) -> Any:
+    """See ``backward_push``."""
+    g, x, shape, rstd, weight, mask = args
+    tg, tx, _, trstd, tweight, _ = tangents
+    moves = (tg, tx, trstd, None, tweight)
+    layout = layer_layout(x, shape)
+    found = backward_push(layout, moves, (g, x, rstd, None, weight), mask)
+    if found is None:
+        return NotImplemented, None
+    return (found[0], None), (found[1], None)
 
 
 def rms_norm_backward_decompose(
@@ -359,6 +425,18 @@ def group_norm_backward_batch(
     return (dx, dw, db), 0
 
 
+def group_norm_backward_push(tangents: Any, *args: Any) -> Any:
+    """See ``backward_push``."""
+    g, x, mean, rstd, weight, *sizes, mask = args
+    tg, tx, tmean, trstd, tweight = tangents[:5]
+    moves = (tg, tx, trstd, tmean, tweight)
+    layout = group_layout(x, *sizes)
+    found = backward_push(layout, moves, (g, x, rstd, mean, weight), mask)
+    if found is None:
+        return NotImplemented, None
+    return (found[0], None, None), (found[1], None, None)
+
+
 def group_norm_backward_decompose(
     g: Tensor,
     x: Tensor,
@@ -381,18 +459,24 @@ RECORDS = (
     Record(
         layer_norm_backward,
         layer_norm_backward_batch,
-        decompose=layer_norm_backward_decompose,
+        decomposed,
+        layer_norm_backward_decompose,
+        push=layer_norm_backward_push,
     ),
     Record(rms_norm, rms_norm_batch, rms_norm_linearize),
     Record(
         rms_norm_backward,
         rms_norm_backward_batch,
-        decompose=rms_norm_backward_decompose,
+        decomposed,
+        rms_norm_backward_decompose,
+        push=rms_norm_backward_push,
     ),
     Record(aten.native_group_norm.default, group_norm_batch, group_norm_linearize),
     Record(
         group_norm_backward,
         group_norm_backward_batch,
-        decompose=group_norm_backward_decompose,
+        decomposed,
+        group_norm_backward_decompose,
+        push=group_norm_backward_push,
     ),
 )

@@ -1,16 +1,16 @@
-"""Layer and rms norms spelled out, so that they join the chains around them.
+"""Layer, rms and group norms spelled out, so that they join the chains around them.
 
 Only in float32: in half precision ATen keeps their statistics in another dtype.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 
 from jaxtorch.kernels.operator import runs_on
 from jaxtorch.kernels.tracing import FEW_ROWS
-from jaxtorch.staging.rewriting import emit, value_of
+from jaxtorch.staging.rewriting import emit, shape_of, value_of
 
 aten = torch.ops.aten
 
@@ -38,8 +38,31 @@ def is_plain(node: Any) -> bool:
 
 def size_of(node: Any) -> int:
     """Return how many elements one row has."""
+    if node.target in GROUPED:
+        return torch.Size(Groups.of(node).full[2:]).numel()
     shape = next(a for a in node.args if not isinstance(a, fx.Node))
     return torch.Size(shape).numel()
+
+
+class Groups(NamedTuple):
+    """Shapes of a group norm with a dim of groups: its rows are the last two dims."""
+
+    full: list[int]
+    stats: list[int]
+    affine: list[int]
+
+    @classmethod
+    def of(cls, node: Any) -> "Groups":
+        """Read samples, channels, positions and groups off a call."""
+        samples, channels, positions, groups = (a for a in node.args if type(a) is int)
+        each = channels // groups
+        full = [samples, groups, each, positions]
+        return cls(full, [samples, groups, 1, 1], [groups, each, 1])
+
+
+def shaped(node: Any, x: Any, shape: list[int]) -> Any:
+    """Emit a value in another shape."""
+    return None if x is None else emit(node, aten.view.default, x, shape)
 
 
 def dims_of(x: Any, shape: Any) -> list[int]:
@@ -63,7 +86,13 @@ def standardize(node: Any, x: Any, dims: list[int], eps: float) -> Any:
 def spell_layer_norm(node: Any) -> int:
     """``(x - mean) rstd w + b``."""
     x, shape, weight, bias, eps = node.args
-    dims = dims_of(x, shape)
+    return replace(node, normalize(node, x, weight, bias, dims_of(x, shape), eps))
+
+
+def normalize(
+    node: Any, x: Any, weight: Any, bias: Any, dims: list[int], eps: float
+) -> tuple[Any, Any, Any]:
+    """Emit ``(x - mean) rstd w + b``; returns it, the mean and rstd."""
     mean = average(node, x, dims)
     centered = emit(node, aten.sub.Tensor, x, mean)
     out, rstd = standardize(node, centered, dims, eps)
@@ -71,7 +100,18 @@ def spell_layer_norm(node: Any) -> int:
         out = emit(node, aten.mul.Tensor, out, weight)
     if bias is not None:
         out = emit(node, aten.add.Tensor, out, bias)
-    return replace(node, (out, mean, rstd))
+    return out, mean, rstd
+
+
+def spell_group_norm(node: Any) -> int:
+    """As layer norm: the channels and positions of a group are a row."""
+    x, weight, bias, *_, eps = node.args
+    own = Groups.of(node)
+    weight, bias = (shaped(node, p, own.affine) for p in (weight, bias))
+    split = shaped(node, x, own.full)
+    out, *stats = normalize(node, split, weight, bias, [2, 3], eps)
+    stats = [shaped(node, n, own.stats[:2]) for n in stats]
+    return replace(node, (shaped(node, out, shape_of(x)), *stats))
 
 
 def spell_rms_norm(node: Any) -> int:
@@ -85,17 +125,48 @@ def spell_rms_norm(node: Any) -> int:
 
 
 def spell_layer_norm_gradient(node: Any) -> int:
-    """``rstd (h - avg(h) - z avg(h z))`` with ``h = g w`` and the standardized z."""
+    """The gradient by the input; of parameters too it stays one call."""
     g, x, shape, mean, rstd, weight, _, mask = node.args
     if list(mask) != [True, False, False]:
         return 0
     dims = dims_of(x, shape)
+    return replace(node, (gradient(node, g, x, mean, rstd, weight, dims),))
+
+
+def spell_rms_norm_gradient(node: Any) -> int:
+    """As that of layer norm, without a mean."""
+    g, x, shape, rstd, weight, mask = node.args
+    if list(mask) != [True, False]:
+        return 0
+    dims = dims_of(x, shape)
+    return replace(node, (gradient(node, g, x, None, rstd, weight, dims),))
+
+
+def spell_group_norm_gradient(node: Any) -> int:
+    """As that of layer norm."""
+    g, x, mean, rstd, weight, *_, mask = node.args
+    if list(mask) != [True, False, False]:
+        return 0
+    own = Groups.of(node)
+    rows, split = shaped(node, g, own.full), shaped(node, x, own.full)
+    mean, rstd = (shaped(node, n, own.stats) for n in (mean, rstd))
+    weight = shaped(node, weight, own.affine)
+    out = gradient(node, rows, split, mean, rstd, weight, [2, 3])
+    return replace(node, (shaped(node, out, shape_of(x)),))
+
+
+def gradient(
+    node: Any, g: Any, x: Any, mean: Any, rstd: Any, weight: Any, dims: list[int]
+) -> fx.Node:
+    """Emit ``rstd (h - avg(h) - z avg(h z))`` with ``h = g w``, standardized ``z``."""
     h = g if weight is None else emit(node, aten.mul.Tensor, g, weight)
-    z = emit(node, aten.mul.Tensor, emit(node, aten.sub.Tensor, x, mean), rstd)
+    centered = x if mean is None else emit(node, aten.sub.Tensor, x, mean)
+    z = emit(node, aten.mul.Tensor, centered, rstd)
     slope = average(node, emit(node, aten.mul.Tensor, h, z), dims)
-    h = emit(node, aten.sub.Tensor, h, average(node, h, dims))
+    if mean is not None:
+        h = emit(node, aten.sub.Tensor, h, average(node, h, dims))
     h = emit(node, aten.sub.Tensor, h, emit(node, aten.mul.Tensor, z, slope))
-    return replace(node, (emit(node, aten.mul.Tensor, h, rstd),))
+    return emit(node, aten.mul.Tensor, h, rstd)
 
 
 def replace(node: Any, results: tuple[Any, ...]) -> int:
@@ -111,4 +182,8 @@ SPELLED = {
     aten.native_layer_norm.default: spell_layer_norm,
     aten.native_layer_norm_backward.default: spell_layer_norm_gradient,
     aten._fused_rms_norm.default: spell_rms_norm,
+    aten._fused_rms_norm_backward.default: spell_rms_norm_gradient,
+    aten.native_group_norm.default: spell_group_norm,
+    aten.native_group_norm_backward.default: spell_group_norm_gradient,
 }
+GROUPED = (aten.native_group_norm.default, aten.native_group_norm_backward.default)

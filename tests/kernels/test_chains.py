@@ -121,6 +121,23 @@ def test_norms_join_their_chains(norm):
     assert not [name for name in own if "norm" in name]
 
 
+@pytest.mark.parametrize("groups", [1, 3, 6])
+@pytest.mark.parametrize("positions", [(9,), (4, 2)])
+def test_group_norms_join_their_chains(groups, positions):
+    x, v = torch.randn(2, 70, 6, *positions, device=DEVICE)
+    w, b = torch.randn(2, 6, device=DEVICE)
+
+    def norm(x):
+        return functional.group_norm(x, groups, w, b)
+
+    assert calls(norm, x) == [FUSED]
+    own = calls(lambda x: norm(x).sin().sum(), x)
+    own += calls(second(lambda x: norm(x).sin().sum()), x, v)
+    own += calls(jaxtorch.grad(lambda x: norm(x).sin().sum()), x)
+    plain = calls(lambda x, v: functional.group_norm(x + v, groups), x, v)
+    assert not [name for name in own + plain if "norm" in name]
+
+
 def test_norms_over_several_dims():
     x, w = torch.randn(70, 3, 5, device=DEVICE), torch.randn(3, 5, device=DEVICE)
 

@@ -75,6 +75,70 @@ def test_softmax(name, dim, programs):
     assert programs
 
 
+def fused_rms_norm(x, w):
+    return torch.ops.aten._fused_rms_norm(x, [9], w, 1e-5)[0]
+
+
+NORMS = {
+    "layer norm": lambda x, w: functional.layer_norm(x, (9,), w, w),
+    "plain layer norm": lambda x, w: functional.layer_norm(x, (9,)),
+    "rms norm": fused_rms_norm,
+    "plain rms norm": lambda x, w: fused_rms_norm(x, None),
+    "group norm": lambda x, w: functional.group_norm(x, 3, w, w),
+    "plain group norm": lambda x, w: functional.group_norm(x, 3),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_norms(norm, programs):
+    x, v, h = torch.randn(3, 7, 9, device=DEVICE)
+    w, u = torch.rand(2, 9, device=DEVICE)
+    compare(lambda x, v: jaxtorch.jvp(lambda x: norm(x, w), (x,), (v,)), x, v)
+    compare(lambda x, v: jaxtorch.jvp(norm, (x, w), (v, u)), x, v)
+    ran = len(programs)
+    compare(second(lambda x: norm(x, w).pow(3).sum()), x, v)
+    assert len(programs) > ran > 0
+    gradient = jaxtorch.vjp(lambda x: norm(x, w).sin(), x)[1]
+    compare(lambda x, h: jaxtorch.jvp(lambda h: gradient(h)[0], (x,), (h,)), x, h)
+    both = jaxtorch.grad(lambda x, w: norm(x, w).pow(3).sum(), (0, 1))
+    compare(lambda x, v: jaxtorch.jvp(both, (x, w), (v, u)), x, v)
+
+
+def test_gradients_of_norms_and_their_tangents(programs):
+    """All tangents at once, and each alone."""
+    g, x, *tangents = torch.randn(4, 7, 9, device=DEVICE)
+    mean, rstd, tmean, trstd = torch.rand(4, 7, 1, device=DEVICE)
+    w, tw = torch.rand(2, 9, device=DEVICE)
+    values, moves = (g, x, mean, rstd, w), (*tangents, tmean, trstd, tw)
+
+    def layer(g, x, mean, rstd, w):
+        mask = [True, False, False]
+        call = torch.ops.aten.native_layer_norm_backward
+        return call(g, x, [9], mean, rstd, w, None, mask)[0]
+
+    def rms(g, x, rstd, w):
+        call = torch.ops.aten._fused_rms_norm_backward
+        return call(g, x, [9], rstd, w, [True, False])[0]
+
+    for i in range(5):
+        own = [v if i in (j, 4) else v * 0 for j, v in enumerate(moves)]
+        compare(lambda *m: jaxtorch.jvp(layer, values, m), *own)
+    for i in range(4):
+        place = [0, 1, 3, 4][i]
+        fixed = [values[j] for j in (0, 1, 3, 4)]
+
+        def alone(part, i=i, fixed=fixed):
+            return rms(*fixed[:i], part, *fixed[i + 1 :])
+
+        def of_layer(part, place=place):
+            return layer(*values[:place], part, *values[place + 1 :])
+
+        pairs = fixed[i], moves[place]
+        compare(lambda x, v, f=of_layer: jaxtorch.jvp(f, (x,), (v,)), *pairs)
+        compare(lambda x, v, f=alone: jaxtorch.jvp(f, (x,), (v,)), *pairs)
+    assert len(programs) >= 13
+
+
 def test_broadcasting_formulas(programs):
     x, y = torch.randn(7, 9, device=DEVICE), torch.rand(9, device=DEVICE)
     v = torch.randn(7, 9, device=DEVICE)
