@@ -21,14 +21,17 @@ from jaxtorch.rules.reducing import full_reduction_batch, reduction_batch
 
 aten = torch.ops.aten
 
+OperatorOf = Callable[[Tensor, Tensor, list[int], bool], LinearOperator]
+"""``(x, out, dims, keepdim)`` -> the derivative of a reduction."""
+
 
 def number_of(shape: Any, dims: list[int]) -> int:
     """Return how many elements are reduced to one."""
     return math.prod(shape[d] for d in dims)
 
 
-def linear_reduction(overload: OpOverload, mean: bool) -> LinearizeRule:
-    """The derivative of sum and mean is the same reduction of the tangent."""
+def reduced(overload: OpOverload, operator_of: OperatorOf) -> LinearizeRule:
+    """Make the rule of a reduction ``(x, dim, keepdim)`` or ``(x)``."""
     call = entry_point(overload)
 
     def linearize(
@@ -39,32 +42,34 @@ def linear_reduction(overload: OpOverload, mean: bool) -> LinearizeRule:
         else:
             out = call(x, dim, keepdim, **kwargs)
         dims = example_dims(dim, x.dim())
-        return out, (promoted(Sum(x.shape, dims, keepdim, mean), x, out),)
+        return out, (promoted(operator_of(x, out, dims, keepdim), x, out),)
 
     return linearize
+
+
+def linear_reduction(overload: OpOverload, mean: bool) -> LinearizeRule:
+    """The derivative of sum and mean is the same reduction of the tangent."""
+
+    def operator_of(x: Tensor, out: Tensor, dims: list[int], keepdim: bool) -> Sum:
+        return Sum(x.shape, dims, keepdim, mean)
+
+    return reduced(overload, operator_of)
 
 
 def weighted_reduction(
     overload: OpOverload, scale_of: Callable[..., Callable[..., Tensor]]
 ) -> LinearizeRule:
-    """Make the rule of a reduction ``(x, dim, keepdim)`` that is not linear.
+    """Make the rule of a reduction that is not linear.
 
     ``scale_of(x, dims)`` returns the scale of a ``ReducedElementwise``.
     """
-    call = entry_point(overload)
 
-    def linearize(
-        wanted: Any, x: Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any
-    ) -> Any:
-        if dim is None:
-            out = call(x, **kwargs)
-        else:
-            out = call(x, dim, keepdim, **kwargs)
-        dims = example_dims(dim, x.dim())
-        operator = ReducedElementwise(scale_of(x, dims), x, out, dims, keepdim)
-        return out, (promoted(operator, x, out),)
+    def operator_of(
+        x: Tensor, out: Tensor, dims: list[int], keepdim: bool
+    ) -> ReducedElementwise:
+        return ReducedElementwise(scale_of(x, dims), x, out, dims, keepdim)
 
-    return linearize
+    return reduced(overload, operator_of)
 
 
 def extremum_scale(x: Tensor, dims: list[int]) -> Callable[..., Tensor]:
