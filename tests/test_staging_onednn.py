@@ -125,6 +125,28 @@ def test_tanh_is_right_to_an_ulp_and_a_quarter(count):
     assert onednn.tanh(torch.tensor([float("nan")])).isnan().all()
 
 
+def test_products_with_one_matrix_are_one_product(monkeypatch):
+    rows, columns = torch.randn(4, 64, 128), torch.randn(4, 128, 64).mT
+    wide, narrow = torch.randn(128, 256), torch.randn(128, 32)
+
+    def products(first, second):
+        return torch.bmm(first, second.expand(4, -1, -1))
+
+    assert kernels(monkeypatch, products, rows, wide) == [True]
+    assert kernels(monkeypatch, products, columns, wide) == [True]
+
+    def calls(first, second):
+        staged = jaxtorch.jit(products, backend="python", optimize="full")
+        graph = staged.lower(first, second).graph
+        return {str(n.target) for n in graph.nodes if "mm" in str(n.target)}
+
+    assert calls(rows, wide) == calls(rows, narrow) == {"aten.mm.default"}
+    assert calls(columns, wide) == {"aten.mm.default"}
+    assert calls(columns, narrow) == {"aten.bmm.default"}
+    monkeypatch.setattr(onednn, "is_faster", lambda: False)
+    assert calls(columns, wide) == {"aten.bmm.default"}
+
+
 def test_a_dying_term_is_not_written(monkeypatch):
     square = torch.randn(256, 256)
 

@@ -83,6 +83,13 @@ def is_worth_it(node: Any) -> bool:
     return first.ndim == 2 and max(rows, columns) >= MIN_OTHER * threads
 
 
+def pays_for_copy(node: Any) -> bool:
+    """Tell whether oneDNN will gain more on a product than a copy of a factor takes."""
+    columns = value_of(node).shape[-1]
+    wide = columns >= MIN_OTHER * torch.get_num_threads()
+    return wide and is_faster() and is_worth_it(node)
+
+
 def is_long(node: fx.Node) -> bool:
     """Tell whether a node has many float32 numbers that lie row by row."""
     value = value_of(node)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from jaxtorch.staging.memory import bytes_made
 from jaxtorch.staging.multilinear.operators.slopes import SLOPES
+from jaxtorch.staging.onednn import pays_for_copy
 from jaxtorch.staging.rewriting import emit, is_call, shape_of, value_of
 from jaxtorch.staging.simplify import PERMUTES, order_of, uniform
 
@@ -33,12 +35,29 @@ def tune_products(graph: fx.Graph) -> int:
 def spread_product(node: Any) -> fx.Node | None:
     """A product over one index is elementwise: on a CPU ATen writes it faster."""
     *term, left, right = node.args
+    if not term and value_of(node).ndim == 3 and shape_of(left)[-1] > 1:
+        return shared_product(node, left, right)
     if shape_of(left)[-1] != 1 or node.meta["device"].type != "cpu" or node.kwargs:
         return None
     if not value_of(node).dtype.is_floating_point:
         return None
     overload = aten.addcmul.default if term else aten.mul.Tensor
     return like(node, emit(node, overload, *term, left, right))
+
+
+def shared_product(node: Any, left: Any, right: Any) -> fx.Node | None:
+    """Products with one matrix are one product of all rows, if copying them pays."""
+    batch, rows, inner = shape_of(left)
+    if batch < 2 or value_of(right).stride(0) != 0:
+        return None
+    first = emit(node, aten.view.default, left, [batch * rows, inner])
+    shared = emit(node, aten.select.int, right, 0, 0)
+    product = emit(node, aten.mm.default, first, shared)
+    if bytes_made(first) and not pays_for_copy(product):
+        for call in (product, shared, first):
+            node.graph.erase_node(call)
+        return None
+    return emit(node, aten.view.default, product, shape_of(node))
 
 
 def transposed_product(node: Any) -> fx.Node | None:
