@@ -7,6 +7,7 @@ as the input was.
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -52,17 +53,27 @@ class Rows(NamedTuple):
 
 BY_ROWS: dict[Any, Rows] = {
     aten.avg_pool2d.default: Rows(2),
-    aten.avg_pool2d_backward.default: Rows(2, (0, 1)),
+    aten.avg_pool3d.default: Rows(3),
     aten._adaptive_avg_pool2d.default: Rows(2),
+    aten._adaptive_avg_pool3d.default: Rows(3),
+    aten.avg_pool2d_backward.default: Rows(2, (0, 1)),
+    aten.avg_pool3d_backward.default: Rows(3, (0, 1)),
     aten._adaptive_avg_pool2d_backward.default: Rows(2, (0, 1)),
+    aten._adaptive_avg_pool3d_backward.default: Rows(3, (0, 1)),
     aten.max_pool2d_with_indices_backward.default: Rows(2, (0, 1, 7)),
+    aten.max_pool3d_with_indices_backward.default: Rows(3, (0, 1, 7)),
 }
 
 
-def rows_of(node: fx.Node) -> Rows | None:
+def rows_of(node: Any) -> Rows | None:
     """Return what of a call is done row by row; None if nothing."""
     if node.target is aten.convolution.default:
         return Rows(len(shape_of(node)) - 1)
+    if node.target is aten.gather.default:
+        source, dim, index = node.args[:3]
+        rank = len(shape_of(node))
+        same = shape_of(source)[:-1] == shape_of(index)[:-1]
+        return Rows(1, (0, 2)) if same and dim in (-1, rank - 1) else None
     return BY_ROWS.get(node.target)
 
 
@@ -83,6 +94,7 @@ class Part(NamedTuple):
     """One term of an input, taken apart.
 
     Attributes:
+        term: the input.
         rest: the factors that only tell rows apart.
         rows: the labels that count the rows of the core.
         inputs: what the call gets for each argument with rows: the core comes first.
@@ -109,10 +121,7 @@ class Narrower:
         rows = rows_of(node)
         if rows is not None:
             before = node.prev
-            try:
-                new = self.narrowed(node, rows)
-            except OpaqueError:
-                new = None
+            new = self.narrowed_or_not(node, rows)
             if new is not None:
                 node.replace_all_uses_with(new)
                 while before.next is not node:
@@ -123,30 +132,37 @@ class Narrower:
         self.reader.forms[node] = self.reader.read(node)
         return None
 
+    def narrowed_or_not(self, node: fx.Node, rows: Rows) -> fx.Node | None:
+        """Return a node with the same value that took fewer rows; None if none can."""
+        before = node.prev
+        try:
+            return self.narrowed(node, rows)
+        except OpaqueError:
+            while node.prev is not before:
+                node.graph.erase_node(node.prev)
+            self.lowering = Lowering()
+            return None
+
     def narrowed(self, node: Any, rows: Rows) -> fx.Node | None:
         """Return a node with the same value that took fewer rows."""
         form = self.reader.of(node.args[rows.places[0]])
         count = len(shape_of(node)) - rows.inner
-        others = [self.seen(node.args[p], rows.inner) for p in rows.places[1:]]
+        others = [self.seen(node.args[p]) for p in rows.places[1:]]
         parts = [p for t in form if (p := taken_apart(t, others, count)) is not None]
-        if not parts or sum(size_of(p.rows) for p in parts) >= size_of_rows(
-            node, count
-        ):
+        if sum(size_of(p.rows) for p in parts) >= prod(shape_of(node)[:count]):
             return None
         total: fx.Node | None = None
         for part in parts:
-            value = self.call(node, rows, part, count)
-            total = (
-                value if total is None else emit(node, aten.add.Tensor, total, value)
-            )
-        assert total is not None
-        return with_bias(node, total)
+            new = self.call(node, rows, part, count)
+            total = emit(node, aten.add.Tensor, total, new) if total else new
+        return total and with_bias(node, total)
 
-    def seen(self, source: Any, inner: int) -> Term:
+    def seen(self, source: Any) -> Term:
         """Return the term of another argument: a tensor that may be broadcast."""
         form = self.reader.of(source)
-        if len(form) == 1 and len(form[0].factors) == 1 and form[0].coef == 1:
-            return form[0]
+        if len(form) == 1 and form[0].coef == 1 and len(form[0].factors) == 1:
+            if form[0].is_dense:
+                return form[0]
         return self.reader.atom(source)[0]
 
     def call(self, node: Any, rows: Rows, part: Part, count: int) -> fx.Node:
@@ -179,20 +195,14 @@ class Narrower:
         return emit(before, aten.expand.default, value, shape)
 
 
-def size_of_rows(node: fx.Node, count: int) -> int:
-    """Return how many rows a node has."""
-    return torch.Size(shape_of(node)[:count]).numel()
-
-
 def with_bias(node: Any, value: fx.Node) -> fx.Node:
     """Add the bias of a convolution."""
     bias = node.args[2] if node.target is aten.convolution.default else None
     if bias is None:
         return value
     shape = [1, *shape_of(bias), *[1] * (len(shape_of(node)) - 2)]
-    return emit(
-        node, aten.add.Tensor, value, emit(node, aten.view.default, bias, shape)
-    )
+    column = emit(node, aten.view.default, bias, shape)
+    return emit(node, aten.add.Tensor, value, column)
 
 
 def taken_apart(term: Term, others: Sequence[Term], count: int) -> Part | None:
