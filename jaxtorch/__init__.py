@@ -11,6 +11,7 @@ from jaxtorch.nn import (
     stack_module_state,
 )
 from jaxtorch.settings import config, kernels_mode
+from jaxtorch.staging.banded import Banded
 from jaxtorch.staging.jit import jit, make_graph
 from jaxtorch.transforms.bands import jacobian_bands
 from jaxtorch.transforms.checkpoint import checkpoint
@@ -35,6 +36,7 @@ from jaxtorch.transforms.vmap import vmap
 from jaxtorch.transforms.watching import strict, vmap_report
 
 __all__ = [
+    "Banded",
     "FunctionalModule",
     "FunctionalModuleWithBuffers",
     "checkpoint",

@@ -17,6 +17,7 @@ from jaxtorch.staging.lowered import Lowered
 from jaxtorch.staging.signature import PARTS, Key, Static, is_of_tensors, key_of
 from jaxtorch.staging.sizes import NotLinearError, changed_places, generalize, with_size
 from jaxtorch.staging.staged import Staged
+from jaxtorch.staging.structure import with_structure
 
 CACHE_SIZE = 256
 OPTIMIZE = ("none", "safe", "full")
@@ -212,6 +213,7 @@ def jit(
     optimize: str = "full",
     backend: str = "auto",
     dynamic: bool = False,
+    structure: bool = False,
 ) -> Any:
     """Stage a function once per signature and replay its optimized graph.
 
@@ -232,6 +234,10 @@ def jit(
         dynamic: stage once for every batch size: where two calls differ only in the
             length of dim 0 of some arguments, the second stages for all lengths above
             one, if the function allows it.
+        structure: return a matrix, or a batch of them, as ``Banded`` where the graph
+            tells that only some diagonals are not zero; no dense one is made. What has
+            no such structure stays a tensor. Such a function can't be called inside
+            of other transforms.
 
     Returns:
         A function of the same arguments, with ``lower``, ``cache_info`` and
@@ -253,9 +259,11 @@ def jit(
     nums = (static_argnums,) if isinstance(static_argnums, int) else static_argnums
     names = (static_argnames,) if isinstance(static_argnames, str) else static_argnames
     options = ((nums, names), optimize, backend, dynamic)
-    if func is None:
-        return lambda f: Jitted(f, *options)
-    return Jitted(func, *options)
+
+    def staged(func: Callable[..., Any]) -> Jitted:
+        return Jitted(with_structure(func) if structure else func, *options)
+
+    return staged if func is None else staged(func)
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -297,6 +297,8 @@ CASES = [
     beside(aten.cat.default),
     beside(aten.stack.default),
     unary(aten.constant_pad_nd.default, (2, N, M), [2, 0, 0, 0, 1, 3]),
+    unary(aten.constant_pad_nd.default, (2, N, M), [-1, 0, 2, -1]),
+    unary(aten.constant_pad_nd.default, (2, N, M), [1, 0, -N, 2]),
     unary(aten.slice_backward.default, (2, N, M), [2, 9, M], -2, -7, 6, 1),
     unary(aten.select_backward.default, (2, N, M), [2, 5, N, M], 1, -2),
     unary(aten.diagonal.default, (2, N, N), 0, -1, -2),

@@ -145,7 +145,12 @@ def joined(other: Window, window: Window) -> list[Factor]:
         return [Window(others[0], small, shift)]
     if shift <= 0 and length - shift <= size and len(small) == 1:
         return [Window(small[0], others, -shift)]
-    raise OpaqueError
+    if len(others) != 1 or len(small) != 1:
+        raise OpaqueError
+    first, second = max(shift, 0), max(-shift, 0)
+    common = Label(min(length - first, size - second))
+    both = (common,) if common.size > 1 else ()
+    return [Window(others[0], both, first), Window(small[0], both, second)]
 
 
 def sliced(atom: Atom, window: Window) -> Atom:

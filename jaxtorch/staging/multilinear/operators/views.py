@@ -111,16 +111,22 @@ def stack(reader: Reader, node: Any) -> Form:
 
 
 def pad(reader: Reader, node: Any) -> Form:
-    """Zeros around: the tensor is placed in a larger one."""
+    """Zeros around; what is padded by a negative number is cut off."""
     source, pads = node.args[:2]
-    if argument(node, 2, 0) != 0 or any(n < 0 for n in pads):
+    if argument(node, 2, 0) != 0:
         raise OpaqueError
+    shape, given = shape_of(node), shape_of(source)
     form = reader.of(source)
-    shape = shape_of(node)
     for i in range(0, len(pads), 2):
         dim = len(shape) - 1 - i // 2
-        if pads[i] or pads[i + 1]:
-            form = algebra.placed(form, dim, pads[i], shape[dim])
+        before, after = pads[i : i + 2]
+        cut, kept = max(-before, 0), given[dim] + min(before, 0) + min(after, 0)
+        if kept <= 0:
+            return ()
+        if kept < given[dim]:
+            form = algebra.windowed(form, dim, cut, kept)
+        if kept < shape[dim]:
+            form = algebra.placed(form, dim, max(before, 0), shape[dim])
     return form
 
 
