@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.kernels import FAMILIES
 from benchmarks.kernels.cases import BANDWIDTH, RATES, Case
+from jaxtorch.kernels import attention, attention_backward, attention_hessian
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
 MEASURED = Path(__file__).with_name("measured.json")
@@ -33,6 +34,40 @@ operator's formula tells `torch.utils.flop_counter`. The *roofline* is the longe
 times that they take on an H100, at {BANDWIDTH / 1e12:.2f} TB/s and at
 {SPEED}: a bound, not an estimate.
 """
+
+
+LIMITS = {
+    "out": attention.CONFIGS,
+    "jvp": attention.TANGENT_CONFIGS,
+    "vjp": attention_backward.CONFIGS,
+    "jvp of vjp, vjp of vjp": attention_hessian.CONFIGS,
+}
+ATTENTION = """## Attention, where it takes little memory
+
+The kernels never hold the matrix of weights: memory grows with the length of the
+sequences and not with its square. They take boolean and additive masks, causal ones,
+any strides, odd lengths, and leading dims of any number, so those of `vmap` too. The
+largest number of features of a head:
+
+{table}
+
+For more features, and in float64, the same derivative is made with the matrix in
+memory, and so is what is rare: the derivative by an additive mask, the jvp of a jvp,
+third derivatives, and dropout, which has to draw its matrix.
+"""
+
+
+def limits() -> str:
+    """Return the table of the largest heads that each kernel takes."""
+    rows = []
+    for name, configs in LIMITS.items():
+        own = [
+            max(int(c.split()[1].strip(",")) for c in configs if c.startswith(kind))
+            for kind in ("half", "single")
+        ]
+        rows.append(f"| {name} | {own[0]} | {own[1]} |")
+    head = ["| | float16, bfloat16 | float32 |", "| --- | --- | --- |"]
+    return "\n".join([*head, *rows])
 
 
 def line(case: Case, measured: dict[str, Any]) -> str:
@@ -60,7 +95,7 @@ def render() -> str:
         for name, row in found.get("kernels", {}).items()
         if isinstance(row.get("kernel"), float)
     }
-    parts = [HEAD]
+    parts = [HEAD, ATTENTION.format(table=limits())]
     if found:
         parts.append(f"Measured by `{found['command']}`: {found['machine']}.\n")
     for family, module in FAMILIES.items():
