@@ -53,6 +53,25 @@ def test_matrices_that_blas_cannot_read_are_copied(order, copies):
     torch.testing.assert_close(program(x, y), product(x, y))
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1)])
+def test_a_batch_of_columns_is_multiplied_as_rows(order):
+    shape = [0, 0, 0]
+    for place, size in zip(order, (9, 30, 20), strict=True):
+        shape[place] = size
+    x, y = torch.randn(shape), torch.randn(9, 20, 1)
+
+    def product(x, y):
+        return torch.bmm(x.permute(order), y)
+
+    graph = make_graph(product)(x, y)
+    assert lay_out_batches(graph) == 1 + (order == (2, 0, 1))
+    (node,) = batches_in(graph)
+    assert list(value_of(node).shape) == [9, 1, 30]
+    program = jit(product, backend="python")
+    torch.testing.assert_close(program(x, y), product(x, y))
+    assert program(x, y).stride() == product(x, y).stride()
+
+
 def test_small_matrices_stay_where_they_are():
     x, y = torch.randn(3, 4, 50), torch.randn(50, 3, 5)
     lowered = jit(lambda x, y: x.permute(2, 1, 0) @ y, backend="python").lower(x, y)

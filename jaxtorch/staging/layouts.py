@@ -1,7 +1,8 @@
-"""A pass: batches of matrices lie in memory as BLAS reads them.
+"""A pass: batches of matrices on a CPU are multiplied as BLAS does it fast.
 
-ATen multiplies a batch on a CPU matrix by matrix, through two views each, unless every
-matrix lies row by row or column by column. One copy costs less than that.
+ATen multiplies matrix by matrix, through two views each, unless every matrix of a batch
+lies row by row or column by column: one copy costs less. A matrix times a column takes
+up to ten times as long as the column, as a row, times the matrix.
 """
 
 from typing import Any
@@ -17,7 +18,8 @@ MIN_PRODUCTS = 400
 
 
 def lay_out_batches(graph: fx.Graph) -> int:
-    """Copy the matrices that BLAS can't read; returns how many batches."""
+    """Copy what BLAS can't read, make rows of columns; returns how many batches."""
+    turned = 0
     copied: dict[fx.Node, fx.Node] = {}
     for node in list(graph.nodes):
         if node.target not in BATCHES or node.meta["device"].type != "cpu":
@@ -31,7 +33,21 @@ def lay_out_batches(graph: fx.Graph) -> int:
                 if part not in copied:
                     copied[part] = copy_of(part, node)
                 node.replace_input_with(part, copied[part])
-    return len(copied)
+        if columns == 1 < rows and node.target is aten.bmm.default:
+            turn(node)
+            turned += 1
+    return len(copied) + turned
+
+
+def turn(node: Any) -> None:
+    """Multiply matrices by columns as rows by their transposes."""
+    row, matrix = [
+        emit(node, aten.permute.default, part, [0, 2, 1]) for part in node.args[::-1]
+    ]
+    product = emit(node, aten.bmm.default, row, matrix)
+    new = emit(node, aten.view.default, product, list(value_of(node).shape))
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
 
 
 def can_be_read(batch: Tensor) -> bool:
