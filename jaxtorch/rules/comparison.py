@@ -19,6 +19,10 @@ from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
 
+# Since torch 2.14 what clamp finds on a bound has no derivative where the bound is a
+# number, and half of it where it is a tensor, which has the rest; before it has all.
+SHARED = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
+
 
 def where_batch(size: int, dims: Any, condition: Tensor, x: Tensor, y: Tensor) -> Any:
     """Align the three; only ``x`` and ``y`` take part in type promotion."""
@@ -82,11 +86,20 @@ def clamp_batch(
 
 
 def clamp_linearize(wanted: Any, x: Tensor, low: Any = None, high: Any = None) -> Any:
-    """The tangent passes where x lies in the closed interval."""
+    """The tangent passes where x lies in the interval; ``SHARED`` says which."""
     out = torch.clamp(x, low, high)
+    if SHARED:
+        return out, (elementwise(inside, x, out, x, low, high),)
     if low is not None and high is not None and low > high:
         return out, ()
     return out, (elementwise(unchanged, x, out, x, None, out),)
+
+
+def inside(t: Tensor, x: Tensor, low: Any, high: Any) -> Tensor:
+    """Keep ``t`` in the open interval."""
+    if low is not None:
+        t = keep_if(t, x > low)
+    return t if high is None else keep_if(t, x < high)
 
 
 def clamp_tensor_linearize(
@@ -94,14 +107,10 @@ def clamp_tensor_linearize(
 ) -> Any:
     """The tangent passes in the closed interval, that of a bound where it is taken."""
     out = torch.clamp(x, low, high)
-    operators: list[Any] = [None, None, None]
-    if wanted[0]:
-        operators[0] = elementwise(clamp_pass, x, out, x, low, high)
-    if len(wanted) > 1 and wanted[1]:
-        operators[1] = elementwise(clamp_low, low, out, x, low, high)
-    if len(wanted) > 2 and wanted[2]:
-        operators[2] = elementwise(clamp_high, high, out, x, low, high)
-    return out, operators
+    return out, [
+        own and elementwise(scale, operand, out, x, low, high)
+        for own, scale, operand in zip(wanted, CLAMP, (x, low, high), strict=False)
+    ]
 
 
 def clamp_pass(t: Tensor, x: Tensor, low: Any, high: Any) -> Tensor:
@@ -121,6 +130,46 @@ def clamp_high(t: Tensor, x: Tensor, low: Any, high: Tensor) -> Tensor:
     """Keep ``t`` where the upper bound is the result, also where the bounds cross."""
     above = x > high
     return keep_if(t, above if low is None else above | (high < low))
+
+
+def shared_pass(t: Tensor, x: Tensor, low: Any, high: Any) -> Tensor:
+    """Keep ``t`` inside the interval, half of it on one of the bounds."""
+    if low is None or high is None:
+        return larger(t, x, low) if high is None else larger(t, high, x)
+    t = torch.where((x == low) ^ (x == high), t * 0.5, t)
+    return drop_if(t, (x < low) | (x > high))
+
+
+def shared_low(t: Tensor, x: Tensor, low: Tensor, high: Any) -> Tensor:
+    """Keep ``t`` where the lower bound is the result, half of it where x is as well."""
+    if high is None:
+        return larger(t, low, x)
+    t = torch.where(x == low, t * 0.5, t)
+    return keep_if(t, (x < low) & (low <= high) | (x == low) & (low < high))
+
+
+def shared_high(t: Tensor, x: Tensor, low: Any, high: Tensor) -> Tensor:
+    """Keep ``t`` where the upper bound is the result, half of it where x is as well."""
+    if low is None:
+        return larger(t, x, high)
+    tie = (x == high) & (low < high)
+    t = torch.where(tie, t * 0.5, t)
+    return keep_if(t, (x > high) | (high < low) | tie)
+
+
+CLAMP = (clamp_pass, clamp_low, clamp_high)
+if SHARED:
+    CLAMP = (shared_pass, shared_low, shared_high)
+
+
+def below_bound(t: Tensor, x: Tensor, high: Any, out: Tensor) -> Tensor:
+    """Keep ``t`` where x is less than a number."""
+    return inside(t, x, None, high) if SHARED else unchanged(t, x, high, out)
+
+
+def above_bound(t: Tensor, x: Tensor, low: Any, out: Tensor) -> Tensor:
+    """Keep ``t`` where x is greater than a number."""
+    return inside(t, x, low, None) if SHARED else unchanged(t, x, low, out)
 
 
 def abs_linearize(wanted: Any, x: Tensor) -> Any:
@@ -241,19 +290,17 @@ RECORDS = (
     binary(aten.fmin.default, chosen_first_min, chosen_second_min),
     Record(aten.clamp.default, clamp_batch, clamp_linearize),
     Record(aten.clamp.Tensor, clamp_batch, clamp_tensor_linearize),
-    binary(aten.clamp_min.default, unchanged, None, saves_output=True),
-    binary(aten.clamp_max.default, unchanged, None, saves_output=True),
+    binary(aten.clamp_min.default, above_bound, None, saves_output=True),
+    binary(aten.clamp_max.default, below_bound, None, saves_output=True),
     binary(
         aten.clamp_min.Tensor,
-        unchanged,
-        lambda t, x, low, out: keep_if(t, x < low),
-        saves_output=True,
+        lambda t, x, low: CLAMP[0](t, x, low, None),
+        lambda t, x, low: CLAMP[1](t, x, low, None),
     ),
     binary(
         aten.clamp_max.Tensor,
-        unchanged,
-        lambda t, x, high, out: keep_if(t, x > high),
-        saves_output=True,
+        lambda t, x, high: CLAMP[0](t, x, None, high),
+        lambda t, x, high: CLAMP[2](t, x, None, high),
     ),
     Record(aten.abs.default, unary_batch(torch.abs), abs_linearize),
     Record(aten.sgn.default, unary_batch(torch.sgn), sgn_linearize),
