@@ -21,6 +21,10 @@ class OutDimError(JaxtorchError, IndexError):
     """An entry of ``out_dims`` lies outside the output it refers to."""
 
 
+class DimError(JaxtorchError, IndexError):
+    """A dim that one example does not have, though its batch may."""
+
+
 class UsageError(JaxtorchError, RuntimeError):
     """A transform was used on a function or value that it does not accept."""
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from jaxtorch.errors import DimError, explain
 from jaxtorch.rules.record import BatchRule
 
 
@@ -60,7 +61,17 @@ def rank_of(value: Tensor, dim: int | None) -> int:
 
 def physical(dim: int, rank: int) -> int:
     """Map a dim of an example to the dim of a value whose batch dim is in front."""
-    return dim % rank + 1 if rank else 1
+    if -rank <= dim < rank:
+        return dim % rank + 1
+    if rank == 0 and -1 <= dim <= 0:
+        return 1
+    raise DimError(
+        explain(
+            "vmap",
+            f"dim {dim} is out of range for one example, which has {rank} dims.",
+            "count the dims of one example, without the batch dim",
+        )
+    )
 
 
 def physical_dims(dims: Any, rank: int) -> list[int]:

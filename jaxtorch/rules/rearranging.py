@@ -18,7 +18,8 @@ def flip_batch(size: int, dims: Any, x: Tensor, which: Any) -> Any:
     """Flip dims of the example."""
     x = to_front(x, dims[0])
     rank = x.dim() - 1
-    return torch.flip(x, [physical(d, rank) for d in which]) if rank else x, 0
+    chosen = [physical(d, rank) for d in which]
+    return torch.flip(x, chosen) if rank else x, 0
 
 
 def flip_linearize(wanted: Any, x: Tensor, which: Any) -> Any:
@@ -30,8 +31,9 @@ def roll_batch(size: int, dims: Any, x: Tensor, shifts: Any, which: Any = ()) ->
     """Roll dims of the example; without dims its elements in order."""
     x = to_front(x, dims[0])
     rank = x.dim() - 1
-    if which and rank:
-        return torch.roll(x, shifts, [physical(d, rank) for d in which]), 0
+    chosen = [physical(d, rank) for d in which]
+    if chosen and rank:
+        return torch.roll(x, shifts, chosen), 0
     flat = x.reshape(size, math.prod(x.shape[1:]))
     return torch.roll(flat, shifts, 1).reshape(x.shape), 0
 

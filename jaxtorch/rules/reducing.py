@@ -59,9 +59,9 @@ def reduction_batch(overload: OpOverload) -> BatchRule:
         if usual and rank and args:
             dim = args[0]
             if single:
-                return call(x, dim % rank + 1, *args[1:], **kwargs), 0
+                return call(x, physical(dim, rank), *args[1:], **kwargs), 0
             if dim:
-                dim = [d % rank + 1 for d in dim]
+                dim = [physical(d, rank) for d in dim]
             else:
                 dim = list(range(1, rank + 1))
             return call(x, dim, *args[1:], **kwargs), 0

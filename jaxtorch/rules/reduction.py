@@ -14,7 +14,7 @@ from jaxtorch.linear.operator import LinearOperator
 from jaxtorch.linear.reduction import ReducedElementwise, Sum, example_dims
 from jaxtorch.linear.slopes import norm_scale
 from jaxtorch.rules import fast
-from jaxtorch.rules.batching import entry_point, to_front
+from jaxtorch.rules.batching import entry_point, physical, to_front
 from jaxtorch.rules.makers import zero_derivative
 from jaxtorch.rules.record import BatchRule, LinearizeRule, Record
 from jaxtorch.rules.reducing import full_reduction_batch, reduction_batch
@@ -243,9 +243,9 @@ def arg_batch(call: Callable[..., Tensor]) -> Any:
         x = to_front(x, dims[0])
         rank = x.dim() - 1
         if rank == 0:
-            return call(x.unsqueeze(1), 1), 0
+            return call(x.unsqueeze(1), physical(dim or 0, 0)), 0
         if dim is not None:
-            return call(x, dim % rank + 1, keepdim), 0
+            return call(x, physical(dim, rank), keepdim), 0
         out = call(x.flatten(1), 1)
         return out.reshape(size, *[1] * rank) if keepdim else out, 0
 
@@ -274,12 +274,12 @@ def logical_batch(overload: OpOverload) -> BatchRule:
 
 def count_nonzero_decompose(x: Tensor, dim: Any = None) -> Tensor:
     """The sum of ``x != 0``."""
-    return torch.sum(x != 0, example_dims(dim, x.dim()))
+    return torch.sum(x != 0) if dim is None else torch.sum(x != 0, dim)
 
 
 def aminmax_decompose(x: Tensor, *, dim: Any = None, keepdim: bool = False) -> Any:
     """The two extrema, one after the other."""
-    dims = example_dims(dim, x.dim())
+    dims = () if dim is None else dim
     return torch.amin(x, dims, keepdim), torch.amax(x, dims, keepdim)
 
 

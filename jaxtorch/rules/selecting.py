@@ -19,9 +19,9 @@ def index_select_batch(size: int, dims: Any, x: Tensor, dim: int, index: Tensor)
     """Select from the batch; a batched index flattens, or gathers where both are."""
     own, index_dim = dims[0], dims[2]
     rank = rank_of(x, own)
+    dim = physical(dim, rank) - 1
     if rank == 0:
         return batched_at_front(x, own, size), 0
-    dim = dim % rank
     if index_dim is None:
         return torch.index_select(x, dim + (own <= dim), index), own
     index = index.movedim(index_dim, 0)

@@ -25,8 +25,8 @@ def forward_batch(overload: OpOverload) -> BatchRule:
         x = to_front(x, dims[0])
         rank = x.dim() - 1
         if rank == 0:
-            return overload(x.unsqueeze(1), 1, wide).squeeze(1), 0
-        return overload(x, dim % rank + 1, wide), 0
+            return overload(x.unsqueeze(1), physical(dim, 0), wide).squeeze(1), 0
+        return overload(x, physical(dim, rank), wide), 0
 
     return batch
 

@@ -69,12 +69,13 @@ def permute_batch(size: int, dims: Any, x: Tensor, order: Any) -> Any:
 
 def permute_linearize(wanted: Any, x: Tensor, order: Any) -> Any:
     """The transpose is the inverse permutation."""
+    out = torch.permute(x, order)
     rank = x.dim()
     forward = [d % rank for d in order]
     inverse = [0] * rank
     for place, d in enumerate(forward):
         inverse[d] = place
-    return torch.permute(x, forward), (
+    return out, (
         Reindex(torch.permute, (forward,), torch.permute, (inverse,)),
     )
 
@@ -83,9 +84,8 @@ def transpose_batch(size: int, dims: Any, x: Tensor, dim0: int, dim1: int) -> An
     """Swap two dims of the example."""
     x = to_front(x, dims[0])
     rank = x.dim() - 1
-    if rank == 0:
-        return x, 0
-    return torch.transpose(x, physical(dim0, rank), physical(dim1, rank)), 0
+    first, second = physical(dim0, rank), physical(dim1, rank)
+    return torch.transpose(x, first, second) if rank else x, 0
 
 
 def transpose_linearize(wanted: Any, x: Tensor, dim0: int, dim1: int) -> Any:
@@ -111,7 +111,7 @@ def t_linearize(wanted: Any, x: Tensor) -> Any:
 def unsqueeze_batch(size: int, dims: Any, x: Tensor, dim: int) -> Any:
     """Insert a dim into the example."""
     x = to_front(x, dims[0])
-    return torch.unsqueeze(x, dim % x.dim() + 1), 0
+    return torch.unsqueeze(x, physical(dim, x.dim())), 0
 
 
 def unsqueeze_linearize(wanted: Any, x: Tensor, dim: int) -> Any:
@@ -125,13 +125,11 @@ def squeeze_batch(size: int, dims: Any, x: Tensor, which: Any = None) -> Any:
     """Remove dims of size one from the example, never the batch dim."""
     x = to_front(x, dims[0])
     rank = x.dim() - 1
-    if rank == 0:
-        return x, 0
     if which is None or isinstance(which, int):
         chosen = physical_dims(which, rank)
     else:
         chosen = [physical(d, rank) for d in which]
-    return torch.squeeze(x, chosen), 0
+    return torch.squeeze(x, chosen) if rank else x, 0
 
 
 def squeeze_linearize(wanted: Any, x: Tensor, *which: Any) -> Any:
