@@ -58,7 +58,7 @@ def fused_or_not(graph: fx.Graph, optimize: str) -> Choice:
     gain = fusion.saved / BYTES_PER_SECOND
     said = (
         f"fusing saves {fusion.saved / 1e6:.3g} MB, about {gain * 1e3:.3g} ms, in each "
-        f"call; compiling {fusion.loops} loops takes about {price:.0f} s"
+        f"call; compiling takes about {price:.0f} s (loops: {fusion.loops})"
     )
     if gain * CALLS_TO_PAY < price:
         return Choice("python", said)
