@@ -164,6 +164,10 @@ PRODUCTS = {
         lambda x: x[:, :1] * aten.gelu_backward(torch.ones_like(x), x),
         "gelu_backward",
     ),
+    "an activation in another shape": (
+        lambda x: x[:, :1] * aten.gelu_backward(torch.ones(12), x.view(12)).view(4, 3),
+        "gelu_backward",
+    ),
 }
 
 

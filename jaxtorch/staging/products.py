@@ -78,12 +78,15 @@ def transposed_product(node: Any) -> fx.Node | None:
 
 def slope_product(node: Any) -> fx.Node | None:
     """``op(1, x) * g`` is ``op(g, x)`` for the derivative of an activation."""
-    for slope, g in (node.args, node.args[::-1]):
+    for part, g in (node.args, node.args[::-1]):
+        viewed = is_call(part, aten.view.default) and len(part.users) == 1
+        slope = part.args[0] if viewed else part
         if not is_call(slope, *SLOPES) or len(slope.users) != 1:
             continue
-        ones, *rest = slope.args
+        ones, x, *rest = slope.args
         if uniform(ones) == 1 and isinstance(g, fx.Node):
-            return like(node, emit(node, slope.target, g, *rest, **slope.kwargs))
+            x = emit(node, aten.view.default, x, shape_of(part)) if viewed else x
+            return like(node, emit(node, slope.target, g, x, *rest, **slope.kwargs))
     return None
 
 

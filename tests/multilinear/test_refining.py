@@ -2,6 +2,7 @@
 
 import torch
 from torch import fx
+from torch.nn.functional import gelu, linear
 
 from jaxtorch import grad, jit, vmap
 from jaxtorch.staging.multilinear.refining import Way, given_up
@@ -48,3 +49,27 @@ def test_norms_of_a_packed_layer_need_no_gradients():
     ghost = 2 * batch * length * length * (inner + 3 * width)
     assert staged.lower(w, x).flops == forward + ghost
     torch.testing.assert_close(staged(w, x), norms(w, x))
+
+
+def test_a_gradient_goes_through_an_activation_once():
+    batch, length, width, hidden = 4, 64, 32, 128
+
+    def loss(params, x):
+        weight, bias, last = params
+        return gelu(linear(x, weight, bias)).mean(0) @ last
+
+    def gradients(params, x):
+        return vmap(grad(loss), in_dims=(None, 0))(params, x)
+
+    params = torch.randn(hidden, width), torch.randn(hidden), torch.randn(hidden)
+    x = torch.randn(batch, length, width)
+    graph = jit(gradients, backend="python").lower(params, x).graph
+    large = batch * length * hidden
+    made = [
+        node.target
+        for node in graph.nodes
+        if node.op == "call_function" and node.meta["val"].numel() == large
+    ]
+    assert made.count(torch.ops.aten.gelu_backward.default) == 1
+    assert torch.ops.aten.full.default not in made
+    assert torch.ops.aten.mul.Tensor not in made

@@ -272,7 +272,11 @@ class Plans:
         mask = 0
         machine = planner.machine
         size = size_of(labels_of([atom]))
-        for part in parts_of(atom.source):
+        parts = parts_of(atom.source)
+        if any(isinstance(p, Call) and p.target is aten.sum.dim_IntList for p in parts):
+            nodes = [part for part in parts if isinstance(part, fx.Node)]
+            size = max(size, *(node.meta["val"].numel() for node in nodes))
+        for part in parts:
             if isinstance(part, Call):
                 made = machine.call + size * planner.itemsize / machine.bytes
                 if part.target is aten.im2col.default:
