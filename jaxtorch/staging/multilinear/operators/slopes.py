@@ -56,7 +56,37 @@ def elementwise_slope(reader: Reader, node: Any) -> Form:
         ones = Call(aten.ones_like.default, (x,))
         return Call(node.target, (ones, x, *rest), kwargs)
 
-    return times(reader, node, g, mapped(reader, x, slope))
+    factor = mapped(reader, x, slope)
+    form = times(reader, node, g, factor)
+    if node.target not in CUTS:
+        return form
+    return tuple(cut(term, factor[0].atoms[0].source) for term in form)
+
+
+def cut(term: Term, source: Call) -> Term:
+    """Apply a slope of zeros and ones to the tensors that have all of its labels.
+
+    It is not multiplied with these: where it is zero they may be infinite.
+    """
+    slopes = [atom for atom in term.atoms if atom.source is source]
+    if len(slopes) != 1:
+        return term
+    _, x, *rest = source.args
+    wanted = set(labels_in(slopes[0]))
+    factors: list[Factor] = []
+    for factor in term.factors:
+        if factor is slopes[0]:
+            continue
+        if isinstance(factor, Atom) and wanted <= set(labels_in(factor)):
+            order = labels_in(factor)
+            held = aligned(Atom(x, slopes[0].axes), order)
+            args = (aligned(factor, order), held, *rest)
+            made = Call(source.target, args, source.kwargs)
+            factor = Atom(made, tuple((label,) for label in order))
+        factors.append(factor)
+    if all(f in term.factors for f in factors):
+        return term  # no tensor has all labels of the slope
+    return Term(term.coef, tuple(factors), term.axes)
 
 
 def keep_where(reader: Reader, node: Any) -> Form:
@@ -122,6 +152,8 @@ def function(reader: Reader, node: Any) -> Form:
     return form
 
 
+CUTS = (aten.threshold_backward.default, aten.hardtanh_backward.default)
+"""Slopes that are zero or one."""
 SLOPES = (
     aten.threshold_backward.default,
     aten.gelu_backward.default,
