@@ -222,3 +222,17 @@ def test_writes_into_shared_memory_are_counted_on_the_other_side():
     row, _ = jaxtorch.jit(lambda x: (x[0], long(x)))(x)
     x.add_(1)
     assert row._version == x._version
+
+
+def test_a_layer_and_its_gradients_take_eight_calls():
+    def total(layers, x):
+        for weight, bias in layers:
+            x = torch.tanh(x @ weight + bias)
+        return x.sum()
+
+    gradients = jaxtorch.vmap(jaxtorch.grad(total), in_dims=(None, 0))
+    staged = jaxtorch.jit(gradients)
+    for count in (2, 6):
+        layers = [(Z[:3] + i, Z[3] - i) for i in range(count)]
+        assert len(names_of(staged.lower(layers, Z).graph)) <= 8 * count
+        torch.testing.assert_close(staged(layers, Z), gradients(layers, Z))
