@@ -12,12 +12,14 @@ CALLS = (
 )
 
 CAUSES: dict[str, str] = {
-    "ensemble-16": PRODUCTS.format(88),
     "ggn-1": PRODUCTS.format(85) + TANH,
     "hvp-1": PRODUCTS.format(91) + TANH,
     "jacobian-wide-1024": PRODUCTS.format(84),
     "jacobian-bottleneck-512": PRODUCTS.format(85),
-    "ntk-32": PRODUCTS.format(99),
+    "maml-25": (
+        "618 calls of ATen on 25 x 10 x 40 numbers take 1.5 ms; of these 26 products "
+        "of matrices take 0.29 ms and 8 tanh 0.18 ms; XLA makes a few loops of them"
+    ),
     "laplacian-3": PRODUCTS.format(54) + TANH,
     "laplacian-10": PRODUCTS.format(54) + TANH,
     "hessian-batched-8": (
