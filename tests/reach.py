@@ -18,10 +18,13 @@ from tests.laws.slopes import partial_call
 # Overloads with a record that no case reaches: why.
 COMPOSITE = "PyTorch writes it with other operators before it is dispatched"
 CUDA = "a kernel of CUDA"
+ALL_EXAMPLES = "all examples have one answer; tests/test_distributions.py"
 UNREACHED = {
     "aten.__or__.Scalar": COMPOSITE,
     "aten.__xor__.Scalar": COMPOSITE,
     "aten.__xor__.Tensor": COMPOSITE,
+    "aten._is_all_true.default": ALL_EXAMPLES,
+    "aten._is_any_true.default": ALL_EXAMPLES,
     "aten._fused_rms_norm.default": COMPOSITE,
     "aten._fused_rms_norm_backward.default": COMPOSITE,
     "aten._scaled_dot_product_cudnn_attention.default": CUDA,
