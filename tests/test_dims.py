@@ -78,3 +78,27 @@ def test_the_error_tells_how_to_count() -> None:
     with pytest.raises(DimError, match="which has 1 dims") as caught:
         vmap(lambda x: x.sum(1))(torch.ones(4, 3))
     assert "without the batch dim" in str(caught.value)
+
+
+@pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (None, 0)])
+@pytest.mark.parametrize(
+    ("product", "shapes"),
+    [
+        (torch.dot, ((1,), (3,))),
+        (torch.dot, ((3, 3), (3,))),
+        (torch.mv, ((3,), (3,))),
+        (torch.mv, ((3, 3), (3, 3))),
+        (torch.mm, ((3,), (3, 3))),
+        (torch.mm, ((2, 3, 3), (3, 3))),
+        (torch.matmul, ((1,), (3,))),
+    ],
+)
+def test_products_of_other_shapes(product: Any, shapes: Any, in_dims: Any) -> None:
+    with pytest.raises(RuntimeError):
+        product(torch.ones(shapes[0]), torch.ones(shapes[1]))
+    args = [
+        torch.ones(shape if dim is None else (4, *shape))
+        for shape, dim in zip(shapes, in_dims, strict=True)
+    ]
+    with pytest.raises(RuntimeError):
+        vmap(product, in_dims)(*args)

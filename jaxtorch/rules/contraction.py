@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jaxtorch.errors import UsageError, explain
 from jaxtorch.linear.broadcast import Broadcast
 from jaxtorch.linear.contraction import Contraction, transposed
 from jaxtorch.linear.diagonal import Scale
 from jaxtorch.linear.operator import Composition, LinearOperator
 from jaxtorch.rules import fast
-from jaxtorch.rules.batching import batched_at_front, pad_rank, to_front
+from jaxtorch.rules.batching import batched_at_front, pad_rank, rank_of, to_front
 from jaxtorch.rules.record import Record
 
 aten = torch.ops.aten
@@ -20,14 +21,39 @@ aten = torch.ops.aten
 # dot: x_i y_i
 
 
+def check_ranks(name: str, args: Any, dims: Any, ranks: tuple[int, int]) -> None:
+    """Refuse examples of other ranks: their batches may well have a product."""
+    own = rank_of(args[0], dims[0]), rank_of(args[1], dims[1])
+    if own != ranks:
+        raise UsageError(
+            explain(
+                "vmap",
+                f"{name} expects tensors of {ranks[0]} and {ranks[1]} dims, one "
+                f"example has {own[0]} and {own[1]}.",
+                "count the dims of one example, without the batch dim; torch.matmul "
+                "takes vectors and matrices",
+            )
+        )
+
+
 def dot_batch(size: int, dims: Any, x: Tensor, y: Tensor) -> Any:
     """One matrix-vector product, or a row-wise dot where both are batched."""
+    check_ranks("dot", (x, y), dims, (1, 1))
     if dims[0] is None:
         x, y, dims = y, x, (dims[1], None)
     x = to_front(x, dims[0])
     if dims[1] is None:
         return torch.mv(x, y), 0
-    return fast.dots(x, to_front(y, dims[1])), 0
+    y = to_front(y, dims[1])
+    if x.shape[1] != y.shape[1]:
+        raise UsageError(
+            explain(
+                "vmap",
+                f"dot of vectors of {x.shape[1]} and {y.shape[1]} elements.",
+                "pass vectors of one length",
+            )
+        )
+    return fast.dots(x, y), 0
 
 
 def vdot_decompose(x: Tensor, y: Tensor) -> Tensor:
@@ -52,6 +78,7 @@ def dot_linearize(wanted: Any, x: Tensor, y: Tensor) -> Any:
 
 def mv_batch(size: int, dims: Any, a: Tensor, x: Tensor) -> Any:
     """Fold into one product; multiply and sum batch by batch where both are batched."""
+    check_ranks("mv", (a, x), dims, (2, 1))
     a_dim, x_dim = dims
     if x_dim is None:
         return torch.matmul(to_front(a, a_dim), x), 0
@@ -91,6 +118,7 @@ def _mv_operators(wanted: Any, a: Tensor, x: Tensor) -> Any:
 
 def mm_batch(size: int, dims: Any, a: Tensor, b: Tensor) -> Any:
     """Fold the batch into the rows of the batched operand: one product for all."""
+    check_ranks("mm", (a, b), dims, (2, 2))
     a_dim, b_dim = dims
     if b_dim is None:
         if a_dim == 1:
