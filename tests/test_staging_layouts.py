@@ -108,3 +108,37 @@ def test_calls_reuse_the_pages_of_the_call_before():
     run = [sys.executable, "-c", FAULTS]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100  # the results have 6144 pages
+
+
+def pair_energy(x: Tensor, pairs: Tensor) -> Tensor:
+    """Return the energy of atoms at positions [n, 3]."""
+    gaps = x[pairs[0]] - x[pairs[1]]
+    return (1 / (1 + (gaps**2).sum(-1)) ** 2).sum()
+
+
+def test_what_goes_to_the_same_places_is_scattered_once():
+    x, pairs = torch.randn(20, 3, dtype=torch.float64), torch.triu_indices(20, 20, 1)
+    program = jit(hessian(pair_energy), backend="python")
+    torch.testing.assert_close(program(x, pairs), hessian(pair_energy)(x, pairs))
+    code = program.lower(x, pairs).code
+    assert code.count("op_index_put(") == 1
+    assert code.count("op_index_put_(") == 3
+
+
+def test_scatters_over_several_dims():
+    x = torch.randn(3, 4, dtype=torch.float64)
+    first, second = torch.tensor([0, 2, -1]), torch.tensor([1, 1, 0])
+
+    def func(x):
+        rows = torch.zeros(4, 4, dtype=x.dtype).index_put((first,), x, True)
+        others = torch.zeros(4, 4, dtype=x.dtype).index_put((second,), x * 2, True)
+        columns = torch.zeros(4, 4, dtype=x.dtype).index_put(
+            (torch.arange(4)[:, None], first), x.T, True
+        )
+        return rows + others + columns
+
+    torch.testing.assert_close(jit(func, backend="python")(x), func(x))
+    torch.testing.assert_close(
+        jit(hessian(lambda x: func(x).pow(3).sum()))(x),
+        hessian(lambda x: func(x).pow(3).sum())(x),
+    )

@@ -123,5 +123,6 @@ NEW_MEMORY = {
     aten._log_softmax.default,
     aten.clone.default,
     aten.cat.default,
+    aten.index_put.default,
 }
 """What else than elementwise calls makes new memory."""

@@ -4,6 +4,7 @@ Every node that something needs is costed both ways, in the order of the graph. 
 is that of a set of calls and products, so that what two values share is paid for once.
 """
 
+import itertools
 from collections.abc import Mapping
 from textwrap import shorten
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ from jaxtorch.staging.multilinear.reading import (
     is_plain,
 )
 from jaxtorch.staging.multilinear.refining import Way, given_up
+from jaxtorch.staging.multilinear.scattering import Scatter
 from jaxtorch.staging.multilinear.text import form_text
 from jaxtorch.staging.rewriting import emit, shape_of
 
@@ -354,10 +356,13 @@ def atom_of(factor: Atom | OneHot) -> Atom:
 def lower(lowering: Lowering, node: fx.Node, planned: list[Planned]) -> fx.Node:
     """Put the terms of a node's form into the graph, and add them up."""
     assembler = Assembler(lowering, node)
+    scatter = Scatter(assembler)
     shape = shape_of(node)
     total: fx.Node | None = None
-    for term, tree in sorted(planned, key=lambda p: not p.term.is_dense):
-        value = assembler.term(term, tree)
+    alone = [each for each in planned if not scatter.take(*each)]
+    alone.sort(key=lambda p: not p.term.is_dense)
+    values = (assembler.term(*each) for each in alone)
+    for value in itertools.chain(values, scatter.values(shape)):
         if total is None:
             total = value
         else:
