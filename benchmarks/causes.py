@@ -11,27 +11,27 @@ CALLS = (
 )
 
 CAUSES: dict[str, str] = {
-    "ggn-1": PRODUCTS.format(62) + TANH,
-    "hvp-1": PRODUCTS.format(73) + TANH,
-    "jacobian-wide-1024": PRODUCTS.format(84),
+    "ggn-1": PRODUCTS.format(71) + TANH,
+    "hvp-1": PRODUCTS.format(74) + TANH,
+    "jacobian-wide-1024": PRODUCTS.format(94),
     "maml-25": (
         "618 calls of ATen on 25 x 10 x 40 numbers take 1.5 ms; of these 26 products "
         "of matrices take 0.29 ms and 8 tanh 0.18 ms; XLA makes a few loops of them"
     ),
-    "laplacian-3": PRODUCTS.format(64),
+    "laplacian-3": PRODUCTS.format(65),
     "hessian-batched-8": (
         "45 calls of ATen take 120 us; of these a batch of 256 products of 8 x 8 takes "
         "26 us; XLA makes a few loops of them"
     ),
-    "hvp-50": PRODUCTS.format(88),
-    "jacobian-tall-1024": PRODUCTS.format(68),
+    "hvp-50": PRODUCTS.format(55),
+    "jacobian-tall-1024": PRODUCTS.format(87),
     "jacobian-tridiagonal-4096": (
         "the system clears 16,385 pages for the result of 67 MB in each call, which is "
         "more than half of the time (getrusage)"
     ),
     "lennard-jones-forces-343": (
-        "gathers and scatters of 58,653 x 3 numbers by index are 70 % of jit's time "
-        "(profiler); ATen's index may be negative, which its faster calls refuse"
+        "gathers and scatters of 58,653 x 3 numbers by index are 75 % of jit's time "
+        "(each call timed); ATen's index may be negative, which its faster calls refuse"
     ),
     "small-gradients": CALLS.format(5),
     "small-deep": CALLS.format(158),
