@@ -23,7 +23,14 @@ MAY_IMPORT = {
     **dict.fromkeys(LEAVES, LEAVES),
 }
 LOOK_UP = {
-    f"jaxtorch.rules.{name}" for name in ("table", "record", "likeness", "masked_reads")
+    f"jaxtorch.rules.{name}"
+    for name in (
+        "table",
+        "record",
+        "likeness",
+        "masked_reads",
+        "strides",
+    )
 }
 FORBIDDEN = ("torch.func", "functorch", "torch._functorch")
 MOST_LINES = 500

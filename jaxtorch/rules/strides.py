@@ -9,11 +9,18 @@ from torch import Tensor
 from jaxtorch.errors import UsageError, explain
 
 
+class Readings:
+    """Counts how often strides were read: who stages that depends on them."""
+
+    count = 0
+
+
 def elements_reached(x: Tensor, size: Any, stride: Any, start: Any) -> Tensor:
     """Return the index into the flattened ``x`` of what ``as_strided`` would show.
 
     ``start`` is the offset in the storage; None is that of ``x``.
     """
+    Readings.count += 1
     first = 0 if start is None else start - x.storage_offset()
     if not reaches_elements(x, size, stride, first):
         raise UsageError(

@@ -75,9 +75,7 @@ def permute_linearize(wanted: Any, x: Tensor, order: Any) -> Any:
     inverse = [0] * rank
     for place, d in enumerate(forward):
         inverse[d] = place
-    return out, (
-        Reindex(torch.permute, (forward,), torch.permute, (inverse,)),
-    )
+    return out, (Reindex(torch.permute, (forward,), torch.permute, (inverse,)),)
 
 
 def transpose_batch(size: int, dims: Any, x: Tensor, dim0: int, dim1: int) -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from jaxtorch import pytree
 from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back, wrap
 from jaxtorch.errors import UsageError, explain
+from jaxtorch.rules.strides import Readings
 from jaxtorch.staging.backends import build
 from jaxtorch.staging.beneath import beneath_autograd
 from jaxtorch.staging.cuda_graph import Run
@@ -38,6 +39,7 @@ class Staged:
         changes: how many nodes (or bytes) each pass changed.
         rewrites: what the passes rewrote, in words.
         choice: the back end, and why this one.
+        strides: those of the tensors, where the graph depends on them, else None.
     """
 
     run: Run
@@ -52,6 +54,7 @@ class Staged:
         fold: bool = True,
     ) -> None:
         level = TraceLevel(optimize)
+        readings = Readings.count
         with level:
             handles = [
                 level.add_input(leaf) if isinstance(leaf, Tensor) else leaf
@@ -82,6 +85,9 @@ class Staged:
         self.backwards: dict[tuple[bool, ...], Staged] = {}
         self.only_tensors = not self.written and all(p is None for p in self.places)
         self.pack = packer(self.out_spec)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        read = Readings.count > readings
+        self.strides = [x.stride() for x in tensors] if read else None
 
     def interface(self) -> Any:
         """Return what two traces of one function must agree in to share a graph."""
@@ -99,6 +105,8 @@ class Staged:
     def __call__(self, tensors: list[Tensor]) -> Any:
         """Run on the tensors of a call; write what the function wrote."""
         captured = self.captured
+        if self.strides is not None:
+            check_strides(self.strides, tensors)
         if torch.is_grad_enabled() and any_requires_grad(tensors, captured):
             if self.loses_history:
                 raise UsageError(LOST_HISTORY)
@@ -130,6 +138,21 @@ class Staged:
             self.backwards[wanted] = staged
         flat: list[Any] = staged([leaf for leaf in leaves if leaf is not None])
         return flat
+
+
+def check_strides(traced: list[tuple[int, ...]], tensors: list[Tensor]) -> None:
+    """Refuse tensors that lie in memory in another way than those of the trace."""
+    given = [x.stride() for x in tensors]
+    if given != traced:
+        raise UsageError(
+            explain(
+                "jit",
+                f"the function calls as_strided and was staged for strides {traced}; "
+                f"these tensors have {given}.",
+                "pass x.clone(memory_format=torch.contiguous_format) of each in all "
+                "calls, or index instead of as_strided",
+            )
+        )
 
 
 def any_requires_grad(tensors: list[Tensor], captured: list[Tensor]) -> bool:
