@@ -19,6 +19,7 @@ CASES = {
     "twice": (lambda: A @ X + A @ X, 1),
     "other views": (lambda: (A @ X)[:, :5].T + (A @ Y)[:, :5], 2),
     "nothing shared": (lambda: A @ X + B @ Y, 2),
+    "times zero": (lambda: torch.add(Z, A @ X + A @ Y, alpha=0), 2),
     "used elsewhere": (lambda: (A @ X, A @ X + A @ Y), 2),
     "broadcast": (lambda: A @ X[:, :1] + A @ Y, 2),
 }

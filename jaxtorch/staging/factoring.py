@@ -106,6 +106,8 @@ def joined(node: fx.Node, first: Summand, second: Summand) -> Summand | None:
     one, two = first.product, second.product
     if one is None or two is None or one.target is not two.target:
         return None
+    if first.number == 0:
+        return None
     multiply: Any = one.target
     if first.views != second.views:
         return None
