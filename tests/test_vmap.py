@@ -396,3 +396,16 @@ def test_chunk_sizes_that_are_no_numbers(chunk_size: Any) -> None:
 def test_dims_that_are_no_ints(dim: Any) -> None:
     with pytest.raises(ValueError, match="expected int or None"):
         vmap(torch.sin, in_dims=(dim,))(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("wrong", [4, -1])
+def test_an_index_outside_of_an_example_is_refused(wrong: int) -> None:
+    """The rows of the examples before and behind it are none of its own."""
+    tables, index = torch.randn(2, 4, 3), torch.tensor([[0, 3], [1, 2]])
+    pairs = zip(index, tables, strict=True)
+    lookup = vmap(torch.nn.functional.embedding)
+    expected = [torch.nn.functional.embedding(*each) for each in pairs]
+    assert torch.equal(lookup(index, tables), torch.stack(expected))
+    index[1, 0] = wrong
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
+        lookup(index, tables)

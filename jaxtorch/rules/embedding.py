@@ -1,5 +1,6 @@
 """Embedding tables: embedding, its backward, renormalization, embedding_bag."""
 
+import math
 from typing import Any
 
 import torch
@@ -40,12 +41,17 @@ def embedding_batch(
         options = (padding_idx, scale_grad_by_freq, sparse)
         return torch.embedding(weight, indices, *options), dims[1]
     weight = batched_at_front(weight, dims[0], size)
-    rows = weight.shape[1]
-    flat = weight.reshape(size * rows, *weight.shape[2:])
-    index = flat_rows(size, indices, dims[1], rows)
-    out = torch.embedding(flat, index, -1, scale_grad_by_freq)
+    index = batched_at_front(indices, dims[1], size)
+    if scale_grad_by_freq:
+        rows = weight.shape[1]
+        flat = weight.reshape(size * rows, weight.shape[2])
+        out = torch.embedding(flat, flat_rows(size, index, 0, rows), -1, True)
+    else:  # checks that an index is within its own table
+        column = index.reshape(size, math.prod(index.shape[1:]), 1).long()
+        out = torch.gather(weight, 1, column.expand(-1, -1, weight.shape[2]))
+        out = out.reshape(*index.shape, weight.shape[2])
     if padding_idx >= 0:
-        constant = (index % max(rows, 1) == padding_idx).unsqueeze(-1)
+        constant = (index == padding_idx).unsqueeze(-1)
         out = torch.where(constant, out.detach(), out)
     return out, 0
 
