@@ -181,6 +181,19 @@ def test_products_take_the_fewest_calls(name):
     torch.testing.assert_close(jit(func)(X), func(X))
 
 
+def test_a_transposed_result_lies_row_by_row():
+    def func(x):
+        return (x[:3] @ x.T).T
+
+    graph = make_graph(func)(X)
+    optimize_graph(graph)
+    check_graph(graph)
+    assert sorted(calls(graph)) == ["mm", "permute", "slice"]
+    result = jit(func)(X)
+    assert result.is_contiguous()
+    torch.testing.assert_close(result, func(X))
+
+
 WORK = {"mul", "mm", "bmm", "add", "addmm", "addcmul", "clone", "gelu_backward"}
 
 

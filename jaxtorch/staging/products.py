@@ -1,7 +1,7 @@
 """A pass: matrix products in the form that takes the fewest steps.
 
-An outer product is one multiplication an element, the transpose of a product that a
-result copies is the product of the transposes, and a gradient goes through an
+An outer product is one multiplication an element, the transpose of a product, where it
+is copied or a result, is the product of the transposes, and a gradient goes through an
 activation in one call.
 """
 
@@ -72,8 +72,26 @@ def transposed_product(node: Any) -> fx.Node | None:
     order[-2:] = reversed(order[-2:])
     if order_of(moved) != order or len(product.users) != 1:
         return None
-    parts = [emit(node, aten.permute.default, x, order) for x in product.args[::-1]]
+    parts = [turned(node, x, order) for x in product.args[::-1]]
     return like(node, emit(node, product.target, *parts))
+
+
+def turned_result(node: Any) -> fx.Node | None:
+    """A result ``(A B)^T`` is ``B^T A^T``, which lies row by row."""
+    product = node.args[0]
+    if not is_call(product, aten.mm.default) or order_of(node) != [1, 0]:
+        return None
+    if len(product.users) != 1 or any(user.op != "output" for user in node.users):
+        return None
+    parts = [turned(node, x, [1, 0]) for x in product.args[::-1]]
+    return emit(node, aten.mm.default, *parts)
+
+
+def turned(before: fx.Node, matrix: Any, order: list[int]) -> Any:
+    """Return transposed matrices; what they are transposes of, if they are."""
+    if is_call(matrix, *PERMUTES) and order_of(matrix) == order:
+        return matrix.args[0]
+    return emit(before, aten.permute.default, matrix, order)
 
 
 def slope_product(node: Any) -> fx.Node | None:
@@ -107,4 +125,5 @@ RULES = {
     aten.baddbmm.default: spread_product,
     aten.mul.Tensor: slope_product,
     aten.clone.default: transposed_product,
+    **dict.fromkeys(PERMUTES, turned_result),
 }
