@@ -31,15 +31,17 @@ def copies_in(code: str) -> int:
     return code.count("op_clone(") + code.count("op_contiguous(")
 
 
+def before(order, sizes):
+    """Return the shape that is permuted to ``sizes``."""
+    return [sizes[order.index(place)] for place in range(len(sizes))]
+
+
 @pytest.mark.parametrize(
     ("order", "copies"),
     [((0, 1, 2), 0), ((0, 2, 1), 0), ((1, 0, 2), 0), ((2, 1, 0), 1), ((2, 0, 1), 1)],
 )
 def test_matrices_that_blas_cannot_read_are_copied(order, copies):
-    shape = [0, 0, 0]
-    for place, size in zip(order, (9, 10, 8), strict=True):
-        shape[place] = size
-    x, y = torch.randn(shape), torch.randn(9, 8, 7)
+    x, y = torch.randn(before(order, (9, 10, 8))), torch.randn(9, 8, 7)
 
     def product(x, y):
         return torch.bmm(x.permute(order), y)
@@ -55,10 +57,7 @@ def test_matrices_that_blas_cannot_read_are_copied(order, copies):
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1)])
 def test_a_batch_of_columns_is_multiplied_as_rows(order):
-    shape = [0, 0, 0]
-    for place, size in zip(order, (9, 30, 20), strict=True):
-        shape[place] = size
-    x, y = torch.randn(shape), torch.randn(9, 20, 1)
+    x, y = torch.randn(before(order, (9, 30, 20))), torch.randn(9, 20, 1)
 
     def product(x, y):
         return torch.bmm(x.permute(order), y)

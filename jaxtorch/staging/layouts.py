@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from jaxtorch.staging.rewriting import emit, value_of
+from jaxtorch.staging.rewriting import copied, emit, value_of
 
 aten = torch.ops.aten
 MIN_PRODUCTS = 400
@@ -20,7 +20,7 @@ MIN_PRODUCTS = 400
 def lay_out_batches(graph: fx.Graph) -> int:
     """Copy what BLAS can't read, make rows of columns; returns how many batches."""
     turned = 0
-    copied: dict[fx.Node, fx.Node] = {}
+    copies: dict[fx.Node, fx.Node] = {}
     for node in list(graph.nodes):
         if node.target not in BATCHES or node.meta["device"].type != "cpu":
             continue
@@ -30,13 +30,13 @@ def lay_out_batches(graph: fx.Graph) -> int:
             continue
         for part in node.args[-2:]:
             if not can_be_read(value_of(part)):
-                if part not in copied:
-                    copied[part] = copy_of(part, node)
-                node.replace_input_with(part, copied[part])
+                if part not in copies:
+                    copies[part] = copied(node, part)
+                node.replace_input_with(part, copies[part])
         if columns == 1 < rows and node.target is aten.bmm.default:
             turn(node)
             turned += 1
-    return len(copied) + turned
+    return len(copies) + turned
 
 
 def turn(node: Any) -> None:
@@ -56,12 +56,6 @@ def can_be_read(batch: Tensor) -> bool:
     _, down, right = batch.stride()
     by_rows = right == 1 and (rows == 1 or down >= columns)
     return by_rows or (down == 1 and (columns == 1 or right >= rows))
-
-
-def copy_of(batch: Any, before: fx.Node) -> fx.Node:
-    """Copy a batch of matrices."""
-    row_by_row = {"memory_format": torch.contiguous_format}
-    return emit(before, aten.clone.default, batch, **row_by_row)
 
 
 BATCHES = {aten.bmm.default, aten.baddbmm.default}

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from jaxtorch.staging.memory import bytes_made
-from jaxtorch.staging.rewriting import emit, infer, is_call, shape_of, value_of
+from jaxtorch.staging.rewriting import copied, emit, infer, is_call, shape_of, value_of
 from jaxtorch.staging.simplify import PERMUTES, RESHAPES, order_of
 
 aten = torch.ops.aten
@@ -166,8 +166,7 @@ def copy_once(graph: fx.Graph) -> int:
         views = copies_of(node) if is_call(node, *PERMUTES) else []
         if len(views) < 2:
             continue
-        row_by_row: Any = {"memory_format": torch.contiguous_format}
-        copy = emit(views[0], aten.clone.default, node, **row_by_row)
+        copy = copied(views[0], node)
         for view in views:
             view.replace_input_with(node, copy)
             view.meta["val"] = infer(view)

@@ -50,6 +50,12 @@ def emit(before: fx.Node, overload: OpOverload, *args: Any, **kwargs: Any) -> fx
     return node
 
 
+def copied(before: fx.Node, node: fx.Node) -> fx.Node:
+    """Emit a copy that lies row by row."""
+    row_by_row = {"memory_format": torch.contiguous_format}
+    return emit(before, torch.ops.aten.clone.default, node, **row_by_row)
+
+
 def item(before: fx.Node, node: fx.Node, place: int) -> fx.Node:
     """Emit the choice of one result of a call."""
     with before.graph.inserting_before(before):

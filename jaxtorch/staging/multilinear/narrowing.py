@@ -34,7 +34,7 @@ from jaxtorch.staging.multilinear.indicators import settle
 from jaxtorch.staging.multilinear.lowering import Lowering
 from jaxtorch.staging.multilinear.planning import Planner
 from jaxtorch.staging.multilinear.reading import ORDER, Reader, Tables
-from jaxtorch.staging.rewriting import emit, shape_of
+from jaxtorch.staging.rewriting import copied, emit, shape_of
 
 aten = torch.ops.aten
 
@@ -84,10 +84,6 @@ def narrow(graph: fx.Graph, tables: Tables) -> list[str]:
     narrower = Narrower(tables)
     lines = [narrower.visit(node) for node in list(graph.nodes)]
     return [line for line in lines if line is not None]
-
-
-CONTIGUOUS = {"memory_format": torch.contiguous_format}
-"""Some kernels take the strides of their indices for granted."""
 
 
 class Part(NamedTuple):
@@ -171,7 +167,7 @@ class Narrower:
         for place, term in zip(rows.places, part.inputs, strict=True):
             value = self.built(node, args[place], term)
             if len(rows.places) > 1 and not value.meta["val"].is_contiguous():
-                value = emit(node, aten.clone.default, value, **CONTIGUOUS)
+                value = copied(node, value)  # some kernels take it for granted
             args[place] = value
         if node.target is aten.convolution.default:
             args[2] = None
