@@ -15,10 +15,10 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from jaxtorch.core.level import Wrapper
-from jaxtorch.staging import passes
-from jaxtorch.staging.passes import Pass, Work
+from jaxtorch.staging.passes import pipeline as passes
+from jaxtorch.staging.passes.pipeline import Pass, Work
+from jaxtorch.staging.passes.rewriting import infer, is_pure
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.rewriting import infer, is_pure
 
 
 class Promise(NamedTuple):

@@ -5,11 +5,11 @@ import torch
 
 import jaxtorch
 from jaxtorch import jit
-from jaxtorch.staging import backends
-from jaxtorch.staging.backends import choose
-from jaxtorch.staging.cuda_graph import CudaGraph, refusal
-from jaxtorch.staging.fusion import Fusion
-from jaxtorch.staging.inductor import spread
+from jaxtorch.staging.running import backends
+from jaxtorch.staging.running.backends import choose
+from jaxtorch.staging.running.cuda_graph import CudaGraph, refusal
+from jaxtorch.staging.running.fusion import Fusion
+from jaxtorch.staging.running.inductor import spread
 
 MB = 1 << 20
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch import hessian, jit, make_graph, vmap
-from jaxtorch.staging.layouts import can_be_read, lay_out_batches
-from jaxtorch.staging.rewriting import value_of
+from jaxtorch.staging.passes.layouts import can_be_read, lay_out_batches
+from jaxtorch.staging.passes.rewriting import value_of
 
 aten: Any = torch.ops.aten
 

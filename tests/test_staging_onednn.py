@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import jaxtorch
-from jaxtorch.staging import onednn
+from jaxtorch.staging.passes import onednn
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.ops.mkldnn, "_linear_pointwise"),

@@ -7,19 +7,19 @@ import torch
 
 import jaxtorch
 from jaxtorch import jit, make_graph
-from jaxtorch.staging import passes
-from jaxtorch.staging.constants import fold_constants
-from jaxtorch.staging.memory import order_for_memory, peak_bytes
-from jaxtorch.staging.passes import (
+from jaxtorch.staging.passes import pipeline as passes
+from jaxtorch.staging.passes.constants import fold_constants
+from jaxtorch.staging.passes.pipeline import (
     Pass,
     drop_dead_code,
     merge_common_subexpressions,
     optimize_graph,
 )
-from jaxtorch.staging.results import Results, keep_promises
-from jaxtorch.staging.rewriting import is_pure
-from jaxtorch.staging.simplify import simplify, simplify_exactly
-from jaxtorch.staging.zeros import drop_products_with_zero, propagate_zeros
+from jaxtorch.staging.passes.results import Results, keep_promises
+from jaxtorch.staging.passes.rewriting import is_pure
+from jaxtorch.staging.passes.simplify import simplify, simplify_exactly
+from jaxtorch.staging.passes.zeros import drop_products_with_zero, propagate_zeros
+from jaxtorch.staging.running.memory import order_for_memory, peak_bytes
 from tests.checked_graphs import check_graph, checked, output_of
 
 aten = torch.ops.aten

@@ -5,9 +5,9 @@ import torch
 
 import jaxtorch
 from jaxtorch import jit, make_graph
-from jaxtorch.staging.combining import combine
-from jaxtorch.staging.passes import drop_dead_code
-from jaxtorch.staging.reuse import reuse_memory
+from jaxtorch.staging.passes.combining import combine
+from jaxtorch.staging.passes.pipeline import drop_dead_code
+from jaxtorch.staging.passes.reuse import reuse_memory
 from tests.checked_graphs import checked_graphs  # noqa: F401 - used by every test
 
 X = torch.linspace(-1.0, 1.0, 9).reshape(3, 3)

@@ -13,8 +13,8 @@ from torch import Tensor, fx
 from jaxtorch.core.custom import INTERPRETERS, Custom, Leaves, apply
 from jaxtorch.core.level import STATE, Wrapper
 from jaxtorch.errors import UsageError, explain
+from jaxtorch.staging.passes.rewriting import is_pure
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.rewriting import is_pure
 
 
 class CustomCall(Region):

@@ -12,8 +12,8 @@ from jaxtorch import pytree
 from jaxtorch.core.level import STATE
 from jaxtorch.core.opaque import opaque
 from jaxtorch.errors import ArgumentError, ArgumentTypeError, explain
-from jaxtorch.staging.backends import BACKENDS
 from jaxtorch.staging.lowered import Lowered
+from jaxtorch.staging.running.backends import BACKENDS
 from jaxtorch.staging.signature import PARTS, Key, Static, is_of_tensors, key_of
 from jaxtorch.staging.sizes import NotLinearError, changed_places, generalize, with_size
 from jaxtorch.staging.staged import Staged

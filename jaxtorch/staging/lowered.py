@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from jaxtorch.staging.cuda_graph import CudaGraph
-from jaxtorch.staging.flops import FORMULAS
-from jaxtorch.staging.fusion import Fusion
-from jaxtorch.staging.memory import bytes_made, last_uses, peak_bytes
+from jaxtorch.staging.passes.rewriting import VIEWS, meta_of
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.rewriting import VIEWS, meta_of
+from jaxtorch.staging.running.cuda_graph import CudaGraph
+from jaxtorch.staging.running.flops import FORMULAS
+from jaxtorch.staging.running.fusion import Fusion
+from jaxtorch.staging.running.memory import bytes_made, last_uses, peak_bytes
 from jaxtorch.staging.staged import Staged
 
 

@@ -17,9 +17,9 @@ from jaxtorch.core.primitive import Kind as CallKind
 from jaxtorch.core.primitive import primitive_of
 from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back, wrap
 from jaxtorch.staging.lifting import differentiable
-from jaxtorch.staging.passes import drop_dead_code, merge_common_subexpressions
+from jaxtorch.staging.passes.pipeline import drop_dead_code, merge_common_subexpressions
+from jaxtorch.staging.passes.rewriting import is_pure
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.rewriting import is_pure
 from jaxtorch.staging.subgraph import (
     Function,
     Kind,

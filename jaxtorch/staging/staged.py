@@ -10,13 +10,13 @@ from jaxtorch import pytree
 from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back, wrap
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.rules.strides import Readings
-from jaxtorch.staging.backends import build
-from jaxtorch.staging.beneath import beneath_autograd
-from jaxtorch.staging.cuda_graph import Run
-from jaxtorch.staging.execution import compile_graph
-from jaxtorch.staging.memory import keep_pages
 from jaxtorch.staging.packing import packer
-from jaxtorch.staging.passes import optimize_graph
+from jaxtorch.staging.passes.pipeline import optimize_graph
+from jaxtorch.staging.running.backends import build
+from jaxtorch.staging.running.beneath import beneath_autograd
+from jaxtorch.staging.running.cuda_graph import Run
+from jaxtorch.staging.running.execution import compile_graph
+from jaxtorch.staging.running.memory import keep_pages
 from jaxtorch.staging.tracer import TraceLevel, TraceTensor
 
 LOST_HISTORY = explain(

@@ -22,7 +22,7 @@ from jaxtorch.staging.multilinear.form import (
 )
 from jaxtorch.staging.multilinear.operators.table import TABLES
 from jaxtorch.staging.multilinear.reading import PATHS, Reader
-from jaxtorch.staging.passes import Work, clean_up
+from jaxtorch.staging.passes.pipeline import Work, clean_up
 from jaxtorch.staging.tracer import TraceLevel
 
 Place = tuple[dict[Label, int], int]

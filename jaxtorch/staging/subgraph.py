@@ -8,9 +8,9 @@ from torch import Tensor, fx
 
 from jaxtorch.core.level import STATE
 from jaxtorch.errors import MutationError, explain
-from jaxtorch.staging.execution import compile_graph
-from jaxtorch.staging.passes import drop_dead_code, optimize_graph
-from jaxtorch.staging.results import output_of
+from jaxtorch.staging.passes.pipeline import drop_dead_code, optimize_graph
+from jaxtorch.staging.passes.results import output_of
+from jaxtorch.staging.running.execution import compile_graph
 from jaxtorch.staging.tracer import TraceLevel, TraceTensor, user_line
 
 Function = Callable[..., list[Any]]

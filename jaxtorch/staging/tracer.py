@@ -34,9 +34,9 @@ from jaxtorch.core.level import (
 from jaxtorch.core.primitive import Kind, Primitive, primitive_of
 from jaxtorch.errors import DataDependentError, MissingRuleError, explain
 from jaxtorch.kernels import PLAIN
-from jaxtorch.staging.constants import NotConstantError, evaluate
 from jaxtorch.staging.custom_call import run_custom
-from jaxtorch.staging.rewriting import run_on_meta
+from jaxtorch.staging.passes.constants import NotConstantError, evaluate
+from jaxtorch.staging.passes.rewriting import run_on_meta
 from jaxtorch.staging.untracked import UNTRACKED
 
 aten = torch.ops.aten

@@ -5,8 +5,8 @@ import torch
 
 import jaxtorch
 from jaxtorch.kernels import jacobian
-from jaxtorch.staging.jacobian import LONGEST_SUM, lower_jacobians
-from jaxtorch.staging.passes import Work, clean_up, drop_dead_code
+from jaxtorch.staging.passes.jacobian import LONGEST_SUM, lower_jacobians
+from jaxtorch.staging.passes.pipeline import Work, clean_up, drop_dead_code
 from tests.kernels.harness import DTYPES, check, layouts, random
 
 PUSH, GRAM, DIAGONAL = (

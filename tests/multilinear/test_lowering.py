@@ -15,8 +15,8 @@ import jaxtorch
 from jaxtorch.kernels import OPERATORS
 from jaxtorch.staging.multilinear import optimizer
 from jaxtorch.staging.multilinear.reading import Tables
-from jaxtorch.staging.passes import drop_dead_code
-from jaxtorch.staging.rewriting import VIEWS, emit
+from jaxtorch.staging.passes.pipeline import drop_dead_code
+from jaxtorch.staging.passes.rewriting import VIEWS, emit
 from tests.checked_graphs import check_graph, checked
 from tests.multilinear.forced import forced
 

@@ -26,7 +26,7 @@ from jaxtorch.staging.multilinear.form import (
 from jaxtorch.staging.multilinear.indicators import aligned
 from jaxtorch.staging.multilinear.lowering import Lowering, arranged, spread
 from jaxtorch.staging.multilinear.planning import Tree
-from jaxtorch.staging.rewriting import emit, shape_of
+from jaxtorch.staging.passes.rewriting import emit, shape_of
 
 aten = torch.ops.aten
 

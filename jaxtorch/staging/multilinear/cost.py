@@ -11,10 +11,10 @@ from torch import Tensor, fx
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from jaxtorch.core.primitive import Kind, primitive_of
-from jaxtorch.staging.flops import FORMULAS
-from jaxtorch.staging.memory import bytes_made
+from jaxtorch.staging.passes.rewriting import meta_of
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.rewriting import meta_of
+from jaxtorch.staging.running.flops import FORMULAS
+from jaxtorch.staging.running.memory import bytes_made
 
 
 @dataclass(frozen=True)

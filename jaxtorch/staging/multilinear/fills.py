@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from jaxtorch.staging.rewriting import emit, shape_of
+from jaxtorch.staging.passes.rewriting import emit, shape_of
 
 aten = torch.ops.aten
 

@@ -8,7 +8,7 @@ from torch import fx
 
 from jaxtorch.staging.multilinear.form import Atom, Call, Label, labels_in, size_of
 from jaxtorch.staging.multilinear.planning import Key, Leaf, Product, Tree
-from jaxtorch.staging.rewriting import emit, shape_of, value_of
+from jaxtorch.staging.passes.rewriting import emit, shape_of, value_of
 
 aten = torch.ops.aten
 

@@ -34,7 +34,7 @@ from jaxtorch.staging.multilinear.indicators import settle
 from jaxtorch.staging.multilinear.lowering import Lowering
 from jaxtorch.staging.multilinear.planning import Planner
 from jaxtorch.staging.multilinear.reading import ORDER, Reader, Tables
-from jaxtorch.staging.rewriting import copied, emit, shape_of
+from jaxtorch.staging.passes.rewriting import copied, emit, shape_of
 
 aten = torch.ops.aten
 

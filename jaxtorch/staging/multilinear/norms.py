@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from jaxtorch.staging.rewriting import emit, is_call
+from jaxtorch.staging.passes.rewriting import emit, is_call
 
 aten = torch.ops.aten
 

@@ -51,7 +51,7 @@ from jaxtorch.staging.multilinear.reading import (
 from jaxtorch.staging.multilinear.refining import Way, given_up
 from jaxtorch.staging.multilinear.scattering import Scatter
 from jaxtorch.staging.multilinear.text import form_text
-from jaxtorch.staging.rewriting import emit, shape_of
+from jaxtorch.staging.passes.rewriting import emit, shape_of
 
 aten = torch.ops.aten
 GAIN = 0.97

@@ -19,8 +19,8 @@ from jaxtorch.core.level import Below, innermost, unwrap_dead
 from jaxtorch.core.reverse import Node, ReverseLevel, TapeTensor
 from jaxtorch.core.reverse import wrap as wrap_tape
 from jaxtorch.staging.lifting import differentiable
+from jaxtorch.staging.passes.rewriting import is_pure
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.rewriting import is_pure
 from jaxtorch.staging.subgraph import Kind, Subgraph, current_trace, kind_of
 from jaxtorch.staging.tracer import TraceLevel, TraceTensor
 

@@ -8,7 +8,6 @@ from torch import Tensor, fx
 
 from jaxtorch.core.batching import BatchLevel
 from jaxtorch.errors import ArgumentTypeError, explain
-from jaxtorch.staging.dead_results import needed
 from jaxtorch.staging.lifting import (
     batched,
     batched_outputs,
@@ -18,6 +17,7 @@ from jaxtorch.staging.lifting import (
     run_batched,
     zeros_of,
 )
+from jaxtorch.staging.passes.dead_results import needed
 from jaxtorch.staging.region import Slim
 from jaxtorch.staging.regions.binding import Bound
 from jaxtorch.staging.regions.pulling import Pullback

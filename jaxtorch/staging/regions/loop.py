@@ -8,7 +8,6 @@ from torch import Tensor
 
 from jaxtorch.core.batching import BatchLevel
 from jaxtorch.errors import UsageError, explain
-from jaxtorch.staging.dead_results import needed
 from jaxtorch.staging.lifting import (
     at_front,
     batched,
@@ -18,6 +17,7 @@ from jaxtorch.staging.lifting import (
     pushed,
     run_batched,
 )
+from jaxtorch.staging.passes.dead_results import needed
 from jaxtorch.staging.region import Slim
 from jaxtorch.staging.regions.binding import Bound
 from jaxtorch.staging.regions.branch import cut

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch.core.batching import BatchLevel
-from jaxtorch.staging.dead_results import needed
 from jaxtorch.staging.lifting import (
     at_front,
     batched,
@@ -16,6 +15,7 @@ from jaxtorch.staging.lifting import (
     kinds_of,
     pushed,
 )
+from jaxtorch.staging.passes.dead_results import needed
 from jaxtorch.staging.region import Slim
 from jaxtorch.staging.regions.binding import Bound
 from jaxtorch.staging.regions.pulling import Pullback

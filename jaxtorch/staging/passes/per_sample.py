@@ -11,9 +11,9 @@ import torch
 from torch import fx
 
 from jaxtorch.kernels import OPERATORS
-from jaxtorch.staging.per_sample_factors import Gradients, gradients_of
-from jaxtorch.staging.rewriting import emit, is_call, shape_of, value_of
-from jaxtorch.staging.simplify import PERMUTES, order_of
+from jaxtorch.staging.passes.per_sample_factors import Gradients, gradients_of
+from jaxtorch.staging.passes.rewriting import emit, is_call, shape_of, value_of
+from jaxtorch.staging.passes.simplify import PERMUTES, order_of
 
 aten = torch.ops.aten
 ROWS_NORM = OPERATORS["rows_norm"].overload

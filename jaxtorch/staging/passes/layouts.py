@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from jaxtorch.staging.rewriting import copied, emit, value_of
+from jaxtorch.staging.passes.rewriting import copied, emit, value_of
 
 aten = torch.ops.aten
 MIN_PRODUCTS = 400

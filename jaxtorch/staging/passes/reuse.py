@@ -11,8 +11,8 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from jaxtorch.core.primitive import Kind, primitive_of
-from jaxtorch.staging.memory import last_uses
-from jaxtorch.staging.rewriting import infer, meta_of, value_of
+from jaxtorch.staging.passes.rewriting import infer, meta_of, value_of
+from jaxtorch.staging.running.memory import last_uses
 
 aten = torch.ops.aten
 

@@ -12,8 +12,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from jaxtorch.staging.rewriting import emit, shape_of, value_of
-from jaxtorch.staging.simplify import Rule, spread, uniform
+from jaxtorch.staging.passes.rewriting import emit, shape_of, value_of
+from jaxtorch.staging.passes.simplify import Rule, spread, uniform
 
 aten = torch.ops.aten
 

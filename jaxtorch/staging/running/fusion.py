@@ -11,7 +11,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from jaxtorch.core.primitive import Kind, primitive_of
-from jaxtorch.staging.memory import storages
+from jaxtorch.staging.running.memory import storages
 
 aten = torch.ops.aten
 

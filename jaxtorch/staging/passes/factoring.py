@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from jaxtorch.staging.rewriting import emit, is_call, shape_of, value_of
+from jaxtorch.staging.passes.rewriting import emit, is_call, shape_of, value_of
 
 aten = torch.ops.aten
 PRODUCTS = (aten.mm.default, aten.bmm.default, aten.mv.default)

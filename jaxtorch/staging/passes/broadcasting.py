@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from jaxtorch.staging.rewriting import is_call, meta_of, value_of
+from jaxtorch.staging.passes.rewriting import is_call, meta_of, value_of
 
 aten = torch.ops.aten
 

@@ -9,29 +9,29 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx
 
-from jaxtorch.staging.broadcasting import drop_expands
-from jaxtorch.staging.chains import fuse_chains
-from jaxtorch.staging.combining import combine
-from jaxtorch.staging.constants import fold_constants
-from jaxtorch.staging.dead_results import drop_dead_results
-from jaxtorch.staging.factoring import factor_out
-from jaxtorch.staging.jacobian import lower_jacobians
-from jaxtorch.staging.layouts import lay_out_batches
-from jaxtorch.staging.losses import spell_losses
-from jaxtorch.staging.memory import order_for_memory
 from jaxtorch.staging.multilinear.optimizer import optimize as optimize_products
-from jaxtorch.staging.norms import spell_norms
-from jaxtorch.staging.onednn import choose_onednn
-from jaxtorch.staging.per_sample import lower_per_sample
-from jaxtorch.staging.pieces import copy_once, join_pieces
-from jaxtorch.staging.products import tune_products
-from jaxtorch.staging.results import Results, keep_promises
-from jaxtorch.staging.reuse import reuse_memory
-from jaxtorch.staging.rewriting import infer_again, is_pure
-from jaxtorch.staging.simplify import simplify, simplify_exactly
-from jaxtorch.staging.small_matrices import lower_matrices
+from jaxtorch.staging.passes.broadcasting import drop_expands
+from jaxtorch.staging.passes.chains import fuse_chains
+from jaxtorch.staging.passes.combining import combine
+from jaxtorch.staging.passes.constants import fold_constants
+from jaxtorch.staging.passes.dead_results import drop_dead_results
+from jaxtorch.staging.passes.factoring import factor_out
+from jaxtorch.staging.passes.jacobian import lower_jacobians
+from jaxtorch.staging.passes.layouts import lay_out_batches
+from jaxtorch.staging.passes.losses import spell_losses
+from jaxtorch.staging.passes.norms import spell_norms
+from jaxtorch.staging.passes.onednn import choose_onednn
+from jaxtorch.staging.passes.per_sample import lower_per_sample
+from jaxtorch.staging.passes.pieces import copy_once, join_pieces
+from jaxtorch.staging.passes.products import tune_products
+from jaxtorch.staging.passes.results import Results, keep_promises
+from jaxtorch.staging.passes.reuse import reuse_memory
+from jaxtorch.staging.passes.rewriting import infer_again, is_pure
+from jaxtorch.staging.passes.simplify import simplify, simplify_exactly
+from jaxtorch.staging.passes.small_matrices import lower_matrices
+from jaxtorch.staging.passes.zeros import drop_products_with_zero, propagate_zeros
+from jaxtorch.staging.running.memory import order_for_memory
 from jaxtorch.staging.untracked import drop_inner_marks
-from jaxtorch.staging.zeros import drop_products_with_zero, propagate_zeros
 
 
 def drop_dead_code(graph: fx.Graph) -> int:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from jaxtorch.staging.memory import last_uses
+from jaxtorch.staging.passes.reuse import in_place_entry
+from jaxtorch.staging.passes.rewriting import VIEWS, meta_of
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.reuse import in_place_entry
-from jaxtorch.staging.rewriting import VIEWS, meta_of
+from jaxtorch.staging.running.memory import last_uses
 from jaxtorch.staging.sizes import Linear
 
 

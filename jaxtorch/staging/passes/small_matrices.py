@@ -13,7 +13,7 @@ from torch import fx
 
 from jaxtorch.kernels import OPERATORS
 from jaxtorch.kernels.operator import Operator, runs_on
-from jaxtorch.staging.rewriting import emit, item, shape_of, value_of
+from jaxtorch.staging.passes.rewriting import emit, item, shape_of, value_of
 
 aten = torch.ops.aten
 CHOLESKY = OPERATORS["small_cholesky"]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from jaxtorch.staging.chains import can_join
-from jaxtorch.staging.rewriting import emit, is_call, value_of
+from jaxtorch.staging.passes.chains import can_join
+from jaxtorch.staging.passes.rewriting import emit, is_call, value_of
 
 aten = torch.ops.aten
 NONE, MEAN = 0, 1

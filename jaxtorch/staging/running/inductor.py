@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch.errors import UsageError, explain
-from jaxtorch.staging.fusion import is_view
+from jaxtorch.staging.passes.rewriting import value_of
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.rewriting import value_of
+from jaxtorch.staging.running.fusion import is_view
 from jaxtorch.staging.untracked import UNTRACKED
 
 aten = torch.ops.aten

@@ -11,8 +11,8 @@ from torch import fx
 
 from jaxtorch.kernels import OPERATORS
 from jaxtorch.kernels.operator import Operator, runs_on
-from jaxtorch.staging.rewriting import emit, is_call, item, shape_of, value_of
-from jaxtorch.staging.simplify import PERMUTES, order_of
+from jaxtorch.staging.passes.rewriting import emit, is_call, item, shape_of, value_of
+from jaxtorch.staging.passes.simplify import PERMUTES, order_of
 
 aten = torch.ops.aten
 WEIGHT = OPERATORS["per_sample_weight"].overload

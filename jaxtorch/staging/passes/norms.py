@@ -10,7 +10,7 @@ from torch import fx
 
 from jaxtorch.kernels.operator import runs_on
 from jaxtorch.kernels.tracing import FEW_ROWS
-from jaxtorch.staging.rewriting import emit, shape_of, value_of
+from jaxtorch.staging.passes.rewriting import emit, shape_of, value_of
 
 aten = torch.ops.aten
 

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from jaxtorch.staging.rewriting import emit, is_call, shape_of, value_of
+from jaxtorch.staging.passes.rewriting import emit, is_call, shape_of, value_of
 
 aten = torch.ops.aten
 Rule = Callable[[fx.Node], fx.Node | None]

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx
 
-from jaxtorch.staging.cuda_graph import (
+from jaxtorch.staging.region import Region
+from jaxtorch.staging.running.cuda_graph import (
     CudaGraph,
     Run,
     record_on_device,
     refusal,
 )
-from jaxtorch.staging.fusion import Fusion
-from jaxtorch.staging.inductor import Fused
-from jaxtorch.staging.region import Region
+from jaxtorch.staging.running.fusion import Fusion
+from jaxtorch.staging.running.inductor import Fused
 from jaxtorch.staging.untracked import UNTRACKED
 
 BACKENDS = ("auto", "python", "inductor", "cudagraph")

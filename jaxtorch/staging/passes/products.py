@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from jaxtorch.staging.memory import bytes_made
 from jaxtorch.staging.multilinear.operators.slopes import SLOPES
-from jaxtorch.staging.onednn import pays_for_copy
-from jaxtorch.staging.rewriting import emit, is_call, shape_of, value_of
-from jaxtorch.staging.simplify import PERMUTES, order_of, uniform
+from jaxtorch.staging.passes.onednn import pays_for_copy
+from jaxtorch.staging.passes.rewriting import emit, is_call, shape_of, value_of
+from jaxtorch.staging.passes.simplify import PERMUTES, order_of, uniform
+from jaxtorch.staging.running.memory import bytes_made
 
 aten = torch.ops.aten
 

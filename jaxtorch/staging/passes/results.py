@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from jaxtorch.staging.memory import storages
-from jaxtorch.staging.rewriting import infer
+from jaxtorch.staging.passes.rewriting import infer
+from jaxtorch.staging.running.memory import storages
 
 
 class Results:

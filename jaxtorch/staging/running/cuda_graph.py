@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch.core.primitive import Kind, primitive_of
-from jaxtorch.staging.memory import storages
 from jaxtorch.staging.region import Region
+from jaxtorch.staging.running.memory import storages
 from jaxtorch.staging.untracked import UNTRACKED
 
 Run = Callable[..., list[Tensor]]

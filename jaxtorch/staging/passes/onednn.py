@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from jaxtorch.staging.rewriting import value_of
+from jaxtorch.staging.passes.rewriting import value_of
 
 aten = torch.ops.aten
 mkldnn = torch.ops.mkldnn

@@ -8,8 +8,8 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
 
-from jaxtorch.staging.cuda_graph import Run
-from jaxtorch.staging.memory import storages
+from jaxtorch.staging.running.cuda_graph import Run
+from jaxtorch.staging.running.memory import storages
 
 MIN_CALLS = 16
 """From how many calls on more is saved than it costs to shut the layers."""

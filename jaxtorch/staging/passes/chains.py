@@ -15,8 +15,8 @@ from jaxtorch.kernels.pointwise import MOST_OPERANDS, POINTWISE, row_shape
 from jaxtorch.kernels.program import INDEX, Builder, Value
 from jaxtorch.kernels.tracing import FEW_ROWS
 from jaxtorch.kernels.vocabulary import ROW_WORDS, dims_of, fits, speak, word_of
-from jaxtorch.staging.rewriting import infer, is_call, is_pure, value_of
-from jaxtorch.staging.simplify import uniform
+from jaxtorch.staging.passes.rewriting import infer, is_call, is_pure, value_of
+from jaxtorch.staging.passes.simplify import uniform
 
 aten = torch.ops.aten
 ENDS = (aten.sum.default, aten.sum.dim_IntList, aten.mean.dim)

@@ -9,9 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from jaxtorch.staging.memory import bytes_made
-from jaxtorch.staging.rewriting import copied, emit, infer, is_call, shape_of, value_of
-from jaxtorch.staging.simplify import PERMUTES, RESHAPES, order_of
+from jaxtorch.staging.passes.rewriting import (
+    copied,
+    emit,
+    infer,
+    is_call,
+    shape_of,
+    value_of,
+)
+from jaxtorch.staging.passes.simplify import PERMUTES, RESHAPES, order_of
+from jaxtorch.staging.running.memory import bytes_made
 
 aten = torch.ops.aten
 

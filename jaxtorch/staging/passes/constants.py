@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from jaxtorch.staging.memory import bytes_made, storages
+from jaxtorch.staging.passes.rewriting import VIEWS, is_pure
 from jaxtorch.staging.region import Region
-from jaxtorch.staging.rewriting import VIEWS, is_pure
+from jaxtorch.staging.running.memory import bytes_made, storages
 from jaxtorch.staging.untracked import UNTRACKED
 
 LIMIT = 1 << 20

@@ -12,7 +12,7 @@ from torch import fx
 
 from jaxtorch.kernels import OPERATORS
 from jaxtorch.kernels.operator import Operator, runs_on
-from jaxtorch.staging.rewriting import emit, is_call, shape_of, value_of
+from jaxtorch.staging.passes.rewriting import emit, is_call, shape_of, value_of
 
 aten = torch.ops.aten
 PUSH = OPERATORS["push_layer"]
