@@ -133,6 +133,10 @@ class Level:
         """Run a function with rules of its own, where this level has none for it."""
         return custom.call(leaves)  # type: ignore[no-any-return]
 
+    def adopt(self, tensor: Any) -> Any:
+        """Return a handle that a tensor from outside can be written by, or itself."""
+        return tensor
+
     def lift(self, out: Any) -> Any:
         """Wrap a fresh plain tensor as a constant of this level."""
         raise NotImplementedError
@@ -392,7 +396,7 @@ def dispatch_mutation(
     """Compute an in-place operation out of place and rebind its target."""
     if primitive.record is not None and primitive.record.decompose is not None:
         return primitive.record.decompose(*args, **kwargs)
-    target = args[0]
+    target, *_ = args = (level.adopt(args[0]), *args[1:])
     func = primitive.overload
     if not isinstance(target, Wrapper) or level.depth > target.level.depth:
         if not kwargs and all(is_outside(level, a) for a in args):

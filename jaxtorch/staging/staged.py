@@ -4,12 +4,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from jaxtorch import pytree
-from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back, wrap
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.rules.strides import Readings
+from jaxtorch.staging.outside import (
+    StagedFunction,
+    any_requires_grad,
+    generators_of,
+    pullback_of,
+    sources_of,
+)
 from jaxtorch.staging.packing import packer
 from jaxtorch.staging.passes.pipeline import optimize_graph
 from jaxtorch.staging.running.backends import build
@@ -17,7 +23,13 @@ from jaxtorch.staging.running.beneath import beneath_autograd
 from jaxtorch.staging.running.cuda_graph import Run
 from jaxtorch.staging.running.execution import compile_graph
 from jaxtorch.staging.running.memory import keep_pages
-from jaxtorch.staging.tracer import TraceLevel, TraceTensor
+from jaxtorch.staging.tracer import TraceLevel
+from jaxtorch.staging.writes import (
+    Written,
+    originals,
+    refuse_overlaps,
+    written_by,
+)
 
 LOST_HISTORY = explain(
     "jit",
@@ -62,11 +74,14 @@ class Staged:
             ]
             args, kwargs = pytree.unflatten(list(handles), spec)
             outs, self.out_spec = pytree.flatten(func(*args, **kwargs))
-            self.places, nodes = split_outputs(level, outs)
-            self.written = written_targets(level, handles)
-        nodes += [handle.node for _, handle in self.written]
+            nodes = [level.handle(o).node for o in outs if isinstance(o, Tensor)]
+            written = written_by(level)
+        nodes += [own.handle.node for own in written]
         level.graph.output(nodes)
         self.graph = level.graph
+        self.written = [own.place for own in written]
+        self.places = places_of(outs, written)
+        self.sources = sources_of(self.graph)
         self.optimize = optimize
         self.captured = [tensor for tensor, _ in level.captured.values()]
         self.changes: dict[str, int] = {}
@@ -82,7 +97,8 @@ class Staged:
         )
         keep_pages(self.graph)
         self.loses_history = level.loses_history
-        self.backwards: dict[tuple[bool, ...], Staged] = {}
+        self.generators = generators_of(self.graph)
+        self.backwards: dict[Any, Staged] = {}
         self.only_tensors = not self.written and all(p is None for p in self.places)
         self.pack = packer(self.out_spec)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -91,9 +107,8 @@ class Staged:
 
     def interface(self) -> Any:
         """Return what two traces of one function must agree in to share a graph."""
-        written = [place for place, _ in self.written]
         captured = [id(tensor) for tensor in self.captured]
-        return self.out_spec, self.places, written, captured
+        return self.out_spec, self.places, self.written, captured
 
     def install(self, sized: int | None = None) -> None:
         """Generate the program from the graph."""
@@ -107,35 +122,60 @@ class Staged:
         captured = self.captured
         if self.strides is not None:
             check_strides(self.strides, tensors)
+        if self.written:
+            return self.call_and_write([*tensors, *captured])
         if torch.is_grad_enabled() and any_requires_grad(tensors, captured):
-            if self.loses_history:
-                raise UsageError(LOST_HISTORY)
-            apply: Any = StagedFunction.apply
-            results = apply(self, *tensors, *captured)
+            results = self.call_tracked([*tensors, *captured])
         else:
             results = self.run(*tensors, *captured)
-        if self.only_tensors:
-            return self.pack(results)
-        count = len(results) - len(self.written)
-        for (place, _), value in zip(self.written, results[count:], strict=True):
-            target = tensors[place] if isinstance(place, int) else place
+        return self.pack(results) if self.only_tensors else self.packed(results, [])
+
+    def call_tracked(self, given: list[Tensor]) -> Sequence[Tensor]:
+        """Run as one call that torch.autograd knows."""
+        if self.loses_history:
+            raise UsageError(LOST_HISTORY)
+        apply: Any = StagedFunction.apply
+        results: Sequence[Tensor] = apply(self, *given)
+        return results
+
+    def call_and_write(self, given: list[Tensor]) -> Any:
+        """Run, and write what the function wrote."""
+        refuse_overlaps(self.written, given)
+        if torch.is_grad_enabled() and any_requires_grad(given, []):
+            results = self.call_tracked(originals(self.written, given))
+        else:
+            results = self.run(*given)
+        targets = [given[place] for place in self.written]
+        count = len(results) - len(targets)
+        for target, value in zip(targets, results[count:], strict=True):
             target.copy_(value)
+        return self.packed(results, targets)
+
+    def packed(self, results: Sequence[Tensor], targets: list[Tensor]) -> Any:
+        """Return the results as the function did: with what is no tensor between."""
         taken = iter(results)
-        outs = [next(taken) if p is None else p[0] for p in self.places]
+        outs = []
+        for place in self.places:
+            out = next(taken) if place is None or type(place) is int else place[0]
+            outs.append(targets[place] if type(place) is int else out)
         return self.pack(outs)
 
     def backward(
         self, wanted: tuple[bool, ...], tensors: Sequence[Tensor], cotangents: Any
     ) -> list[Any]:
-        """Return the cotangents of the wanted tensors, by a staged function."""
+        """Return the cotangents of the wanted tensors, by a staged function.
+
+        None stands for a zero in both.
+        """
         leaves = [*tensors, *cotangents]
-        staged = self.backwards.get(wanted)
+        key = wanted, *(c is None for c in cotangents)
+        staged = self.backwards.get(key)
         if staged is None:
             run = compile_graph(self.graph, self.sized, traceable=True).run
             pull = pullback_of(run, wanted, len(tensors))
             _, spec = pytree.flatten((tuple(leaves), {}))
             staged = Staged(pull, leaves, spec, self.optimize, self.asked)
-            self.backwards[wanted] = staged
+            self.backwards[key] = staged
         flat: list[Any] = staged([leaf for leaf in leaves if leaf is not None])
         return flat
 
@@ -155,91 +195,11 @@ def check_strides(traced: list[tuple[int, ...]], tensors: list[Tensor]) -> None:
         )
 
 
-def any_requires_grad(tensors: list[Tensor], captured: list[Tensor]) -> bool:
-    """Tell whether torch.autograd tracks any of the tensors."""
-    for group in (tensors, captured):
-        for tensor in group:
-            if tensor.requires_grad:
-                return True
-    return False
+def places_of(outs: list[Any], written: list[Written]) -> list[Any]:
+    """Return where each output comes from.
 
-
-class StagedFunction(torch.autograd.Function):
-    """Connects a staged call to torch.autograd; the backward pass is staged as well."""
-
-    @staticmethod
-    def forward(ctx: Any, staged: Staged, *tensors: Tensor) -> Any:
-        outs = tuple(staged.run(*tensors))
-        ctx.staged = staged
-        ctx.save_for_backward(*tensors)
-        ctx.set_materialize_grads(True)
-        ctx.mark_non_differentiable(
-            *[o for o in outs if not (o.is_floating_point() or o.is_complex())]
-        )
-        return outs
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        tensors = ctx.saved_tensors
-        wanted = tuple(ctx.needs_input_grad[1:])
-        pulled = iter(ctx.staged.backward(wanted, tensors, cotangents))
-        return None, *[next(pulled) if want else None for want in wanted]
-
-
-def pullback_of(
-    run: Callable[..., list[Tensor]], wanted: tuple[bool, ...], count: int
-) -> Callable[..., list[Any]]:
-    """Return the function of inputs and cotangents that pulls these back."""
-
-    def pull(*leaves: Any) -> list[Any]:
-        tensors, cotangents = leaves[:count], leaves[count:]
-        level = ReverseLevel()
-        nodes = [Node(LEAF) if want else None for want in wanted]
-        with level:
-            inputs = [
-                t if node is None else wrap(level, t, node, None)
-                for t, node in zip(tensors, nodes, strict=True)
-            ]
-            outs = run(*inputs)
-        pairs = [
-            ((out.node, out.index), c)
-            for out, c in zip(outs, cotangents, strict=True)
-            if type(out) is TapeTensor and out.level is level and out.node is not None
-        ]
-        leaf_nodes = [node for node in nodes if node is not None]
-        pulled = pull_back(
-            [r for r, _ in pairs], [c for _, c in pairs], leaf_nodes, True
-        )
-        inputs_wanted = [t for t, want in zip(tensors, wanted, strict=True) if want]
-        return [
-            torch.zeros_like(t) if c is None else c
-            for t, c in zip(inputs_wanted, pulled, strict=True)
-        ]
-
-    return pull
-
-
-def split_outputs(
-    level: TraceLevel, outs: list[Any]
-) -> tuple[list[Any], list[fx.Node]]:
-    """Separate the tensors among the outputs from the Python values, kept in tuples."""
-    places: list[Any] = []
-    nodes = []
-    for out in outs:
-        if not isinstance(out, Tensor):
-            places.append((out,))
-            continue
-        places.append(None)
-        nodes.append(level.handle(out).node)
-    return places, nodes
-
-
-def written_targets(
-    level: TraceLevel, handles: list[Any]
-) -> list[tuple[Any, TraceTensor]]:
-    """Return what the function wrote: inputs by position, captured ones themselves."""
-    targets: list[tuple[Any, TraceTensor]] = []
-    for place, handle in enumerate(h for h in handles if isinstance(h, TraceTensor)):
-        targets.append((place, handle))
-    targets.extend(level.captured.values())
-    return [(t, h) for t, h in targets if h.alias is not None and h.alias.version]
+    None stands for a result of the graph, a number for a tensor that was written, which
+    the function returned itself; what is no tensor is kept in a tuple.
+    """
+    numbers = {id(own.handle): number for number, own in enumerate(written)}
+    return [numbers.get(id(out)) if isinstance(out, Tensor) else (out,) for out in outs]

@@ -32,7 +32,12 @@ from jaxtorch.core.level import (
     make_wrapper,
 )
 from jaxtorch.core.primitive import Kind, Primitive, primitive_of
-from jaxtorch.errors import DataDependentError, MissingRuleError, explain
+from jaxtorch.errors import (
+    DataDependentError,
+    MissingRuleError,
+    MutationError,
+    explain,
+)
 from jaxtorch.kernels import PLAIN
 from jaxtorch.staging.custom_call import run_custom
 from jaxtorch.staging.passes.constants import NotConstantError, evaluate
@@ -249,6 +254,21 @@ class TraceLevel(Level):
         out.alias = None
         return out
 
+    def adopt(self, tensor: Any) -> Any:
+        if isinstance(tensor, Wrapper) or not isinstance(tensor, Tensor):
+            return tensor
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise MutationError(
+                explain(
+                    "jit",
+                    "the function writes into a captured tensor that requires grad.",
+                    "pass the tensor as an argument, write under torch.no_grad(), or "
+                    "return the new value",
+                    f"at {user_line()}",
+                )
+            )
+        return self.capture(tensor)
+
     def lift(self, out: Any) -> Any:
         return out
 
@@ -256,8 +276,11 @@ class TraceLevel(Level):
         """Record a call that has no wrapper among its arguments."""
         if primitive.overload is aten.lift_fresh.default:
             return self.literal(args[0])
-        ties = primitive.kind is Kind.MUTATION or primitive.kind is Kind.VIEW
-        if ties and isinstance(args[0], Tensor):
+        if primitive.kind is Kind.MUTATION:
+            return dispatch(
+                primitive.overload, (self.adopt(args[0]), *args[1:]), kwargs
+            )
+        if primitive.kind is Kind.VIEW and isinstance(args[0], Tensor):
             args = (self.capture(args[0]), *args[1:])
             return dispatch(primitive.overload, args, kwargs)
         return self.process(primitive, args, kwargs)
