@@ -24,7 +24,7 @@ from jaxtorch.staging.multilinear.form import (
     size_of,
 )
 from jaxtorch.staging.multilinear.indicators import aligned
-from jaxtorch.staging.multilinear.lowering import Lowering, arranged, spread
+from jaxtorch.staging.multilinear.lowering import Lowering, arranged, in_order, spread
 from jaxtorch.staging.multilinear.planning import Tree
 from jaxtorch.staging.passes.rewriting import emit, shape_of
 
@@ -82,11 +82,11 @@ class Assembler:
 
         The result has one dim for each axis.
         """
+        axes = [label for axis in term.axes for label in axis]
         if tree is None:
             node = self.number(term.coef)
             labels: list[Label] = []
         else:
-            axes = [label for axis in term.axes for label in axis]
             node = self.lowering.value(tree, self.before, axes)
             labels = list(tree.order)
             if term.coef != 1:
@@ -96,6 +96,8 @@ class Assembler:
         for i, window in enumerate(windows):
             kept = term.free | labels_of(windows[i + 1 :])
             node, labels = self.place(node, labels, window, kept)
+            if window.is_delta:  # either of the last two dims may come first
+                labels[-2:] = in_order(labels[-2:], axes)
         return self.shaped(node, labels, term)
 
     def number(self, value: float) -> fx.Node:

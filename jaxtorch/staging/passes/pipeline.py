@@ -26,7 +26,8 @@ from jaxtorch.staging.passes.pieces import copy_once, join_pieces
 from jaxtorch.staging.passes.products import tune_products
 from jaxtorch.staging.passes.results import Results, keep_promises
 from jaxtorch.staging.passes.reuse import reuse_memory
-from jaxtorch.staging.passes.rewriting import infer_again, is_pure
+from jaxtorch.staging.passes.rewriting import freeze, infer_again, is_pure
+from jaxtorch.staging.passes.signs import share_up_to_sign
 from jaxtorch.staging.passes.simplify import simplify, simplify_exactly
 from jaxtorch.staging.passes.small_matrices import lower_matrices
 from jaxtorch.staging.passes.zeros import drop_products_with_zero, propagate_zeros
@@ -58,19 +59,6 @@ def merge_common_subexpressions(graph: fx.Graph) -> int:
             graph.erase_node(node)
             merged += 1
     return merged
-
-
-def freeze(value: Any) -> Any:
-    """Make call arguments hashable, telling 1 from 1.0 and True."""
-    if isinstance(value, (list, tuple)):
-        return tuple(freeze(v) for v in value)
-    if isinstance(value, dict):
-        return tuple(sorted((k, freeze(v)) for k, v in value.items()))
-    if isinstance(value, float):
-        return float, repr(value)
-    if isinstance(value, fx.Node):
-        return value
-    return type(value), value
 
 
 class Work:
@@ -135,6 +123,14 @@ def join(graph: fx.Graph, work: Work) -> int:
         joined += new
         clean_up(graph, work)
     return joined
+
+
+def share_signs(graph: fx.Graph, work: Work) -> int:
+    """Compute once what is equal up to its sign; returns how many values."""
+    shared = share_up_to_sign(graph)
+    if shared:
+        clean_up(graph, work)
+    return shared
 
 
 def share_factors(graph: fx.Graph, work: Work) -> int:
@@ -224,6 +220,7 @@ CLEAN_UP = (
 FINISH = (
     Pass("per-sample gradients", "full", lower),
     Pass("multilinear", "full", multiply_best),
+    Pass("equal up to sign", "full", share_signs),
     Pass("common factors", "full", share_factors),
     Pass("pieces joined", "full", join),
     Pass("constants", "safe", fold),

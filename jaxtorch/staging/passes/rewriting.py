@@ -106,6 +106,19 @@ def meta_of(value: Any) -> Any:
     return value.at if isinstance(value, Linear) else value
 
 
+def freeze(value: Any) -> Any:
+    """Make call arguments hashable, telling 1 from 1.0 and True."""
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze(v) for v in value)
+    if isinstance(value, dict):
+        return tuple(sorted((k, freeze(v)) for k, v in value.items()))
+    if isinstance(value, float):
+        return float, repr(value)
+    if isinstance(value, fx.Node):
+        return value
+    return type(value), value
+
+
 LIKE_FIRST = {
     torch.ops.aten._sample_dirichlet.default,
     torch.ops.aten._standard_gamma_grad.default,

@@ -50,9 +50,24 @@ def drop_reshape(node: Any) -> Any:
     shape = shape_of(node)
     if shape_of(source) == shape:
         return source
+    if is_call(source, aten.slice.Tensor) and (one := selected(node, source)):
+        return one
     if source is node.args[0] and node.target is aten.view.default:
         return None
     return emit(node, aten.view.default, source, shape)
+
+
+def selected(node: fx.Node, source: Any) -> fx.Node | None:
+    """Return the choice of a place, where a slice of one place lost its dim."""
+    given, *rest = source.args
+    dim, start = (rest[0] if rest else 0) % value_of(given).dim(), (*rest, 0, 0)[1]
+    whole, sliced = shape_of(given), shape_of(source)
+    if whole[dim] == 1 or sliced[dim] != 1 or not isinstance(start, int):
+        return None
+    if shape_of(node) != sliced[:dim] + sliced[dim + 1 :]:
+        return None
+    start = max(start + whole[dim] if start < 0 else start, 0)
+    return emit(node, aten.select.int, given, dim, start)
 
 
 def order_of(node: Any) -> list[int]:
