@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kernels import FAMILIES
-from benchmarks.kernels.cases import BANDWIDTH, RATES, Case
+from benchmarks.kernels.cases import BANDWIDTH, MATRIX_RATES, VECTOR_RATE, Case
 from jaxtorch.kernels import attention, attention_backward, attention_hessian
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
 MEASURED = Path(__file__).with_name("measured.json")
 UNKNOWN = "not measured"
 
-SPEED = " or ".join(
-    f"{rate / 1e12:.0f} TFLOP/s in {str(dtype)[6:]}" for dtype, rate in RATES.items()
+SPEED = ", ".join(
+    f"{rate / 1e12:.0f} in {str(dtype)[6:]}" for dtype, rate in MATRIX_RATES.items()
 )
 HEAD = f"""# Kernels
 
@@ -31,8 +31,10 @@ runs on ATen. `jaxtorch.config.kernels = "off"` turns them off.
 
 *MB* counts each input read once and each output written once, *Gflop* is what the
 operator's formula tells `torch.utils.flop_counter`. The *roofline* is the longer of the
-times that they take on an H100, at {BANDWIDTH / 1e12:.2f} TB/s and at
-{SPEED}: a bound, not an estimate.
+times that they take on an H100, at {BANDWIDTH / 1e12:.2f} TB/s and at the rate of the
+units that the kernel runs on: {VECTOR_RATE / 1e12:.0f} TFLOP/s without tensor cores,
+with them {SPEED} (three products in tf32 make one in
+float32): a bound, not an estimate.
 """
 
 

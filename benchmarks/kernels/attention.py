@@ -69,30 +69,40 @@ CASES = (
 def build(
     launcher: Callable[..., Any], matrices: int, statistics: int, dim: int,
     dtype: torch.dtype, causal: bool = True, mask: Tensor | None = None,
+    small: str | None = None,
 ) -> Build:  # fmt: skip
     """Build the config that each target takes."""
     shape = 1, 16, 1024, dim
     args = [meta(*shape, dtype=dtype) for _ in range(matrices)]
     args += [meta(*shape[:-1], dtype=SINGLE) for _ in range(statistics)]
-    kind = "" if mask is None else ", mask"
+    kind = "" if mask is None else ", mask" if causal else ", mask, not causal"
     return Build(
         f"{launcher.__name__}, D {dim}, {str(dtype)[6:]}{kind}",
         lambda: launcher(*args, mask, causal, SCALE),
         streams=True,
         multiplies=True,
+        small=small,
     )
 
 
 MASK = meta(1024, 1024)
+FULL = "the results of 64 rows do not fit into the registers"
+
+
+def builds(*call: Any, small: str | None = None) -> tuple[Build, ...]:
+    """Build a config without a mask, and with one, which takes more registers."""
+    settings: Any = ((True, None), (True, MASK), (False, MASK))
+    return tuple(build(*call, causal, mask, small) for causal, mask in settings)
+
+
 BUILDS = (
-    build(attention, 3, 0, 64, HALF),
-    build(attention, 3, 0, 64, HALF, mask=MASK),
-    build(attention, 3, 0, 128, HALF),
-    build(attention, 3, 0, 256, HALF),
-    build(attention, 3, 0, 64, SINGLE),
-    build(attention, 3, 0, 128, SINGLE),
-    build(attention_tangent, 6, 0, 64, HALF),
-    build(attention_tangent, 6, 0, 128, HALF),
-    build(attention_tangent, 6, 0, 256, HALF),
-    build(attention_tangent, 6, 0, 64, SINGLE),
+    *builds(attention, 3, 0, 64, HALF),
+    *builds(attention, 3, 0, 128, HALF),
+    *builds(attention, 3, 0, 256, HALF),
+    *builds(attention, 3, 0, 64, SINGLE),
+    *builds(attention, 3, 0, 128, SINGLE, small=FULL),
+    *builds(attention_tangent, 6, 0, 64, HALF),
+    *builds(attention_tangent, 6, 0, 128, HALF),
+    *builds(attention_tangent, 6, 0, 256, HALF, small=FULL),
+    *builds(attention_tangent, 6, 0, 64, SINGLE, small=FULL),
 )

@@ -1,6 +1,6 @@
 """The gradient of attention: sizes, builds."""
 
-from benchmarks.kernels.attention import HALF, SINGLE, build, case
+from benchmarks.kernels.attention import FULL, HALF, SINGLE, builds, case
 from jaxtorch.kernels.attention_backward import attention_backward
 
 CASES = (
@@ -9,9 +9,9 @@ CASES = (
     case("attention_backward", 4, 2, 2048, 64, True, SINGLE),
 )
 BUILDS = (
-    build(attention_backward, 4, 2, 64, HALF),
-    build(attention_backward, 4, 2, 128, HALF),
-    build(attention_backward, 4, 2, 256, HALF),
-    build(attention_backward, 4, 2, 64, SINGLE),
-    build(attention_backward, 4, 2, 128, SINGLE),
+    *builds(attention_backward, 4, 2, 64, HALF),
+    *builds(attention_backward, 4, 2, 128, HALF),
+    *builds(attention_backward, 4, 2, 256, HALF, small=FULL),
+    *builds(attention_backward, 4, 2, 64, SINGLE),
+    *builds(attention_backward, 4, 2, 128, SINGLE, small=FULL),
 )

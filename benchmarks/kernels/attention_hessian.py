@@ -1,6 +1,6 @@
 """The second derivative of attention: sizes, builds."""
 
-from benchmarks.kernels.attention import HALF, SINGLE, build, case
+from benchmarks.kernels.attention import FULL, HALF, SINGLE, builds, case
 from jaxtorch.kernels.attention_hessian import attention_hessian
 
 CASES = (
@@ -9,7 +9,7 @@ CASES = (
     case("attention_hessian", 8, 4, 2048, 64, True, SINGLE),
 )
 BUILDS = (
-    build(attention_hessian, 8, 4, 64, HALF),
-    build(attention_hessian, 8, 4, 128, HALF),
-    build(attention_hessian, 8, 4, 64, SINGLE),
+    *builds(attention_hessian, 8, 4, 64, HALF),
+    *builds(attention_hessian, 8, 4, 128, HALF, small=FULL),
+    *builds(attention_hessian, 8, 4, 64, SINGLE, small=FULL),
 )

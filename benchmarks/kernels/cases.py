@@ -12,8 +12,19 @@ from jaxtorch.kernels.operator import Operator, tensors_of
 
 BANDWIDTH = 3.35e12
 """Bytes a second of an H100 SXM."""
-RATES = {torch.float32: 67e12, torch.bfloat16: 989e12, torch.float16: 989e12}
-"""Dense operations a second: tensor cores for half precision."""
+VECTOR_RATE = 67e12
+"""Operations a second in float32 outside of the tensor cores."""
+MATRIX_RATES = {
+    torch.float32: 494e12 / 3,
+    torch.bfloat16: 989e12,
+    torch.float16: 989e12,
+}
+"""Dense operations a second of the tensor cores; float32 is three products in tf32."""
+WITHOUT_TENSOR_CORES = (
+    "rows_", "pointwise", "gram_diagonal",
+    "small_cholesky", "small_lu", "small_solve", "small_triangular",
+)  # fmt: skip
+"""How the names of operators begin whose kernels multiply in float32."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,13 @@ class Case:
 
     def roofline(self) -> float:
         """Return the seconds that an H100 needs at least."""
-        return max(self.traffic() / BANDWIDTH, self.flops() / RATES[self.dtype])
+        return max(self.traffic() / BANDWIDTH, self.flops() / self.rate())
+
+    def rate(self) -> float:
+        """Return the operations a second of the units that the kernel runs on."""
+        if self.operator.startswith(WITHOUT_TENSOR_CORES):
+            return VECTOR_RATE
+        return MATRIX_RATES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -88,12 +105,15 @@ class Build:
         launch: calls a launcher on meta tensors.
         streams: whether all large loads and stores must take 16 bytes.
         multiplies: whether it must run on tensor cores.
+        small: why its tiles have fewer than the 64 rows of a warp group of Hopper, so
+            that its products are those of single warps; None where they have not.
     """
 
     label: str
     launch: Callable[[], Any]
     streams: bool = False
     multiplies: bool = False
+    small: str | None = None
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:

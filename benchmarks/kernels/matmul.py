@@ -57,6 +57,7 @@ def small(name: str, dtype: torch.dtype, m: int, n: int, k: int) -> Build:
         lambda: matmul.small_bmm(a, b, matmul.SMALL_CONFIGS[name]),
         streams=True,
         multiplies=True,
+        small="that small are the matrices" if min(m, 64) < 64 else None,
     )
 
 

@@ -77,5 +77,6 @@ BUILDS = (
     weight_build("float32 large", SINGLE),
     sum_build("small", HALF),
     sum_build("large", HALF),
+    sum_build("float32 small", SINGLE),
     sum_build("float32 large", SINGLE),
 )

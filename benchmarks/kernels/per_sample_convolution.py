@@ -65,4 +65,6 @@ BUILDS = (
     build("many", torch.bfloat16),
     build("float32", torch.float32),
     build("few", torch.bfloat16, squared=True),
+    build("many", torch.bfloat16, squared=True),
+    build("float32", torch.float32, squared=True),
 )

@@ -48,6 +48,9 @@ CASES = (
 )  # fmt: skip
 
 
+SHORT = "sequences that short have so few rows"
+
+
 def norm_build(name: str, dtype: torch.dtype) -> Build:
     """Build a config of either route."""
     a, g = meta(64, 128, 512, dtype=dtype), meta(64, 128, 256, dtype=dtype)
@@ -57,6 +60,7 @@ def norm_build(name: str, dtype: torch.dtype) -> Build:
         lambda: per_sample_norm.per_sample_squared_norm(a, g, config),
         streams=True,
         multiplies=True,
+        small=SHORT if "short" in name else None,
     )
 
 
@@ -71,6 +75,7 @@ def embedding_build(name: str, dtype: torch.dtype) -> Build:
         ),
         streams=True,
         multiplies=True,
+        small=SHORT if "short" in name else None,
     )
 
 
@@ -79,8 +84,12 @@ BUILDS = (
     norm_build("float32 short", SINGLE),
     norm_build("long", HALF),
     norm_build("float32 long", SINGLE),
+    norm_build("small", HALF),
+    norm_build("float32 small", SINGLE),
     norm_build("large", HALF),
     norm_build("float32 large", SINGLE),
+    embedding_build("short", HALF),
+    embedding_build("float32 short", SINGLE),
     embedding_build("long", HALF),
     embedding_build("float32 long", SINGLE),
 )

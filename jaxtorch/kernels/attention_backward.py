@@ -92,16 +92,22 @@ CONFIGS = {
         "what the registers take of heads so wide",
         {"BLOCK_OWN": 32, "BLOCK_OTHER": 32},
         num_warps=8,
-        num_stages=1,
     ),
     "single 64": Config(
-        "operands split in two",
+        "64 rows in two warp groups, since operands are split in two",
+        {"BLOCK_OWN": 64, "BLOCK_OTHER": 32},
+        num_warps=8,
+        num_stages=1,
+    ),
+    "single 64, registers": Config(
+        "operands in registers, each split in two: half the rows",
         {"BLOCK_OWN": 32, "BLOCK_OTHER": 32},
+        num_warps=8,
     ),
     "single 128": Config(
         "the least that tensor cores take",
         {"BLOCK_OWN": 16, "BLOCK_OTHER": 16},
-        num_stages=1,
+        num_warps=8,
     ),
 }
 

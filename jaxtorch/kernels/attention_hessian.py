@@ -83,13 +83,18 @@ def attention_hessian_reference(
 
 CONFIGS = {
     "half 64": Config(
+        "one warp group, which reads what it does not own half as often as two of 32",
+        {"BLOCK_OWN": 64, "BLOCK_OTHER": 32},
+        num_stages=1,
+    ),
+    "half 64, registers": Config(
         "four operands and two results of the rows that a program owns",
         {"BLOCK_OWN": 32, "BLOCK_OTHER": 32},
         num_stages=1,
     ),
     "half 128": Config(
-        "the same of twice the features, by twice the warps",
-        {"BLOCK_OWN": 32, "BLOCK_OTHER": 32},
+        "four operands and two results of twice the features, by twice the warps",
+        {"BLOCK_OWN": 32, "BLOCK_OTHER": 16},
         num_warps=8,
         num_stages=1,
     ),

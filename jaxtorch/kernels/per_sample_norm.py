@@ -72,8 +72,8 @@ GRAM_CONFIGS = {
         num_stages=3,
     ),
     "float32 short": Config(
-        "as short; two warps would spill the halves of the operands",
-        {"BLOCK_T": 16, "BLOCK_K": 64},
+        "as short; half the columns, since each operand is split in two",
+        {"BLOCK_T": 16, "BLOCK_K": 32},
     ),
     "float32 long": Config(
         "as long; operands of twice the size, of which each is split in two",

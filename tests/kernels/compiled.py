@@ -31,6 +31,7 @@ COUNTED = {
     "load16": r"\bLDG\.E\.[\w.]*128|\bLDGSTS\.E\.[\w.]*128|\bUBLKCP|\bUTMALDG",
     "store16": r"\bSTG\.E\.[\w.]*128|\bUTMASTG",
     "tensor core": r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|QGMMA)",
+    "warp group": r"\b(HGMMA|QGMMA)",
     "local": r"\b(LDL|STL)\b",
 }
 
