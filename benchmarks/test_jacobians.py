@@ -32,13 +32,18 @@ def forward(func: Build) -> Build:
 
 
 def row_by_row(func: Build, x: Tensor, *rest: Any) -> Call:
-    """Call torch.autograd once per output."""
+    """Call torch.autograd once per output.
+
+    Indexed one by one: the derivative of unbinding makes zeros for all other rows.
+    """
     x, function = track(x), func(JAXTORCH)
 
     def call() -> Tensor:
         out = function(x, *rest)
-        rows = [torch.autograd.grad(y, x, retain_graph=True)[0] for y in out]
-        return torch.stack(rows)
+        rows = range(len(out))
+        return torch.stack(
+            [torch.autograd.grad(out[i], x, retain_graph=True)[0] for i in rows]
+        )
 
     return call
 

@@ -18,6 +18,7 @@ from jaxtorch.staging.multilinear.assembly import (
     core_labels,
     elements_of,
 )
+from jaxtorch.staging.multilinear.banding import Bands, Dims, band_of
 from jaxtorch.staging.multilinear.cost import machine_for, node_cost
 from jaxtorch.staging.multilinear.fills import free_fills
 from jaxtorch.staging.multilinear.folding import fold
@@ -209,14 +210,11 @@ class Plans:
         names = {n: t for n, t in self.reader.names.items() if n in self.needs}
         names.pop(node, None)
         planned, mask = [], 0
-        total = 0.0
         for term in form:
             best, need = self.plan_term(planner, term, names, mask)
             planned.append(best)
             mask |= need
-            sizes = assembly_sizes(best.term)
-            sizes += [elements_of(term)] if len(form) > 1 else []
-            total += assembly_cost(planner, sizes, best.term)
+        total = placing_cost(planner, [best.term for best in planned])
         return planned, mask | self.item(("assembly", node), total)
 
     def plan_term(
@@ -329,6 +327,27 @@ def with_small_factor(term: Term) -> Term:
     return Term(1, factors, term.axes)
 
 
+def placing_cost(planner: Planner, terms: list[Term]) -> float:
+    """Return the cost of placing the cores of terms in a value.
+
+    Each term makes a tensor, the bands of two dims make one together; these are added.
+    """
+    bands = [band_of(term) for term in terms]
+    values = len({band.dims for band in bands if band}) + bands.count(None)
+    seen: set[Dims] = set()
+    total = 0.0
+    for term, band in zip(terms, bands, strict=True):
+        sizes = assembly_sizes(term if band is None else band.inner)
+        if band is not None:
+            sizes.append(elements_of(band.inner))
+        if band is None or band.dims not in seen:
+            sizes += [elements_of(term)] * ((band is not None) + (values > 1))
+        if band is not None:
+            seen.add(band.dims)
+        total += assembly_cost(planner, sizes, term)
+    return total
+
+
 def assembly_cost(planner: Planner, sizes: list[int], term: Term) -> float:
     """Return the cost of placing a core in its value, and of adding it to others."""
     machine = planner.machine
@@ -356,13 +375,13 @@ def atom_of(factor: Atom | OneHot) -> Atom:
 def lower(lowering: Lowering, node: fx.Node, planned: list[Planned]) -> fx.Node:
     """Put the terms of a node's form into the graph, and add them up."""
     assembler = Assembler(lowering, node)
-    scatter = Scatter(assembler)
+    scatter, bands = Scatter(assembler), Bands(assembler)
     shape = shape_of(node)
     total: fx.Node | None = None
-    alone = [each for each in planned if not scatter.take(*each)]
+    alone = [p for p in planned if not (scatter.take(*p) or bands.take(*p))]
     alone.sort(key=lambda p: not p.term.is_dense)
     values = (assembler.term(*each) for each in alone)
-    for value in itertools.chain(values, scatter.values(shape)):
+    for value in itertools.chain(values, bands.values(shape), scatter.values(shape)):
         if total is None:
             total = value
         else:

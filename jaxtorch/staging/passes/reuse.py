@@ -84,9 +84,17 @@ def can_overwrite(
     return same and own.stride() == value.stride()
 
 
+def write_diagonal(x: Tensor, src: Tensor, *where: int) -> Tensor:
+    """Make ``diagonal_scatter`` in place."""
+    x.diagonal(*where).copy_(src)
+    return x
+
+
 def in_place_entry(node: Any) -> Any:
-    """Return the method that makes a call in place, or None."""
+    """Return the function that makes a call in place, or None."""
     target: OpOverload = node.target
+    if target in WRITES:
+        return WRITES[target]
     name = target._schema.name.partition("::")[2] + "_"
     packet = getattr(aten, name, None)
     if packet is None or target._overloadname not in packet.overloads():
@@ -124,5 +132,9 @@ NEW_MEMORY = {
     aten.clone.default,
     aten.cat.default,
     aten.index_put.default,
+    aten.zeros.default,
+    aten.diagonal_scatter.default,
 }
 """What else than elementwise calls makes new memory."""
+WRITES = {aten.diagonal_scatter.default: write_diagonal}
+"""In place by a view: ATen has no method."""
