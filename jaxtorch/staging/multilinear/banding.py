@@ -45,7 +45,9 @@ def band_of(term: Term) -> Band | None:
         if label in seen:
             first, other, before = seen[label]
             inner = without(term, (first, dim), label, [*before, *used])
-            return inner and Band((first, dim), (other, start), inner)
+            if inner is None:
+                return None
+            return Band((first, dim), (other, start), inner)
         if label is not None:
             seen[label] = dim, start, used
     return None
