@@ -140,6 +140,17 @@ def table(kept: dict[str, Found]) -> list[str]:
     return lines
 
 
+def totals(kept: dict[str, Found]) -> list[str]:
+    """Return a line for each transform: on how many torch.func does not pass at all."""
+    lines = []
+    for transform in TRANSFORMS:
+        asked = [found[transform] for found in kept.values() if transform in found]
+        missed = [ours for ours, theirs in asked if theirs[0] not in PASS]
+        passed = sum(ours[0] in PASS for ours in missed)
+        lines.append(f"- {transform}: {len(missed)}, of which jaxtorch passes {passed}")
+    return lines
+
+
 def listed(kept: dict[str, Found], column: str, whose: int) -> list[str]:
     """Return a line for each operator and transform in a column, with the reason."""
     return [
@@ -159,6 +170,11 @@ def section(kept: dict[str, Found], samples: int) -> str:
         "example. An operator is asked where the oracle has an answer.",
         "",
         *table(kept),
+        "",
+        "All that torch.func loops over, fails or is wrong on, which is the most that",
+        "only jaxtorch can pass:",
+        "",
+        *totals(kept),
         "",
         "Only torch.func passes:",
         "",

@@ -5,6 +5,7 @@ interpreter. It takes and returns flat lists, whose entries may be anything; onl
 tensors are unwrapped. What the rules are made of is not known here.
 """
 
+import contextlib
 from typing import Any
 
 import torch
@@ -50,6 +51,8 @@ class Custom:
     """One call of a function with rules of its own."""
 
     name = "a custom function"
+    ruled = True
+    """Whether its derivative may be another one than that of its code."""
 
     def call(self, leaves: Leaves) -> Leaves:
         """Run the function; no level is left that has a say."""
@@ -173,7 +176,10 @@ def apply_at(custom: Custom, level: Level | None, leaves: Leaves) -> Leaves:
         return apply_pushed(custom, level, leaves)
     if isinstance(level, ReverseLevel):
         return apply_recorded(custom, level, leaves)
-    return custom.call(leaves) if level is None else level.run_custom(custom, leaves)
+    if level is None:
+        with Beneath(levels[1]) if len(levels) > 1 else contextlib.nullcontext():
+            return levels[0].run_custom(custom, leaves)
+    return level.run_custom(custom, leaves)
 
 
 def value_of(level: Level, leaf: Any) -> Any:

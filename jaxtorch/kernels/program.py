@@ -45,9 +45,13 @@ class Program(NamedTuple):
 
 
 class Meaning(NamedTuple):
-    """What a step does: in the language of Triton, and in torch."""
+    """What a step does: in the language of Triton, in C and in torch.
+
+    ``{f}`` in C ends the names of functions of the type: ``f`` for float.
+    """
 
     triton: str
+    c: str
     torch: Callable[..., Any]
 
 
@@ -62,36 +66,40 @@ def quotient(x: Any, y: Any) -> Any:
 
 
 STEPS = {
-    "add": Meaning("{0} + {1}", operator.add),
-    "sub": Meaning("{0} - {1}", difference),
-    "mul": Meaning("{0} * {1}", operator.mul),
-    "div": Meaning("{0} / {1}", quotient),
-    "neg": Meaning("-{0}", torch.neg),
-    "abs": Meaning("tl.abs({0})", torch.abs),
-    "exp": Meaning("tl.exp({0})", torch.exp),
-    "expm1": Meaning("expm1({0})", torch.expm1),
-    "log": Meaning("tl.log({0})", torch.log),
-    "log1p": Meaning("log1p({0})", torch.log1p),
-    "sqrt": Meaning("tl.sqrt({0})", torch.sqrt),
-    "rsqrt": Meaning("tl.rsqrt({0})", torch.rsqrt),
-    "sin": Meaning("tl.sin({0})", torch.sin),
-    "cos": Meaning("tl.cos({0})", torch.cos),
-    "tanh": Meaning("tanh({0})", torch.tanh),
-    "sigmoid": Meaning("1.0 / (1.0 + tl.exp(-{0}))", torch.sigmoid),
-    "erf": Meaning("tl.erf({0})", torch.erf),
-    "gt": Meaning("{0} > {1}", torch.gt),
-    "ge": Meaning("{0} >= {1}", torch.ge),
-    "lt": Meaning("{0} < {1}", torch.lt),
-    "le": Meaning("{0} <= {1}", torch.le),
-    "eq": Meaning("{0} == {1}", torch.eq),
-    "ne": Meaning("{0} != {1}", torch.ne),
-    "both": Meaning("{0} & {1}", torch.logical_and),
-    "either": Meaning("{0} | {1}", torch.logical_or),
-    "where": Meaning("tl.where({0}, {1}, {2})", torch.where),
+    "add": Meaning("{0} + {1}", "{0} + {1}", operator.add),
+    "sub": Meaning("{0} - {1}", "{0} - {1}", difference),
+    "mul": Meaning("{0} * {1}", "{0} * {1}", operator.mul),
+    "div": Meaning("{0} / {1}", "{0} / {1}", quotient),
+    "neg": Meaning("-{0}", "-{0}", torch.neg),
+    "abs": Meaning("tl.abs({0})", "fabs{f}({0})", torch.abs),
+    "exp": Meaning("tl.exp({0})", "exp{f}({0})", torch.exp),
+    "expm1": Meaning("expm1({0})", "expm1{f}({0})", torch.expm1),
+    "log": Meaning("tl.log({0})", "log{f}({0})", torch.log),
+    "log1p": Meaning("log1p({0})", "log1p{f}({0})", torch.log1p),
+    "sqrt": Meaning("tl.sqrt({0})", "sqrt{f}({0})", torch.sqrt),
+    "rsqrt": Meaning("tl.rsqrt({0})", "1 / sqrt{f}({0})", torch.rsqrt),
+    "sin": Meaning("tl.sin({0})", "sin{f}({0})", torch.sin),
+    "cos": Meaning("tl.cos({0})", "cos{f}({0})", torch.cos),
+    "tanh": Meaning("tanh({0})", "tanh{f}({0})", torch.tanh),
+    "sigmoid": Meaning(
+        "1.0 / (1.0 + tl.exp(-{0}))", "1 / (1 + exp{f}(-{0}))", torch.sigmoid
+    ),
+    "erf": Meaning("tl.erf({0})", "erf{f}({0})", torch.erf),
+    "gt": Meaning("{0} > {1}", "{0} > {1}", torch.gt),
+    "ge": Meaning("{0} >= {1}", "{0} >= {1}", torch.ge),
+    "lt": Meaning("{0} < {1}", "{0} < {1}", torch.lt),
+    "le": Meaning("{0} <= {1}", "{0} <= {1}", torch.le),
+    "eq": Meaning("{0} == {1}", "{0} == {1}", torch.eq),
+    "ne": Meaning("{0} != {1}", "{0} != {1}", torch.ne),
+    "both": Meaning("{0} & {1}", "{0} && {1}", torch.logical_and),
+    "either": Meaning("{0} | {1}", "{0} || {1}", torch.logical_or),
+    "where": Meaning("tl.where({0}, {1}, {2})", "{0} ? {1} : {2}", torch.where),
 }
 REDUCTIONS = {
-    "sum": Meaning("tl.sum({0}, 1)[:, None]", torch.sum),
-    "max": Meaning("tl.max({0}, 1)[:, None]", torch.amax),
+    "sum": Meaning("tl.sum({0}, 1)[:, None]", "{0} + {1}", torch.sum),
+    "max": Meaning(
+        "tl.max({0}, 1)[:, None]", "{0} > {1} || {0} != {0} ? {0} : {1}", torch.amax
+    ),
 }
 INDEX = "index"
 COUNT = "count"

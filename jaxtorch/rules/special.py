@@ -9,7 +9,7 @@ from torch._ops import OpOverload
 
 from jaxtorch.errors import MissingRuleError, explain
 from jaxtorch.linear.diagonal import Elementwise, elementwise
-from jaxtorch.rules.batching import binary_batch, unary_batch
+from jaxtorch.rules.batching import binary_batch
 from jaxtorch.rules.makers import ZERO, unary
 from jaxtorch.rules.record import Record
 
@@ -214,7 +214,6 @@ RECORDS = (
     unary(aten.special_scaled_modified_bessel_k0.default, scaled_k0_scale, "both"),
     unary(aten.special_scaled_modified_bessel_k1.default, scaled_k1_scale, "both"),
     unary(aten.special_spherical_bessel_j0.default, spherical_j0_scale, "both"),
-    Record(aten.special_airy_ai.default, unary_batch(torch.special.airy_ai)),
     Record(
         aten.igamma.default,
         binary_batch(torch.igamma),

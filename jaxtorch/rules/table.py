@@ -6,6 +6,7 @@ from torch._ops import OpOverload
 
 from jaxtorch.rules import (
     activation,
+    airy,
     arithmetic,
     attention,
     attention_kernels,
@@ -64,6 +65,7 @@ from jaxtorch.rules.record import Record
 
 FAMILIES = {
     "activation": activation.RECORDS,
+    "airy": airy.RECORDS,
     "arithmetic": arithmetic.RECORDS,
     "attention": attention.RECORDS,
     "attention_kernels": attention_kernels.RECORDS,

@@ -140,7 +140,7 @@ class Jitted:
         ]
         staged = traces[0]
         try:
-            if any(t.interface() != staged.interface() for t in traces):
+            if any(t.interface() != staged.interface() for t in traces) or staged.ruled:
                 raise NotLinearError
             generalize([t.graph for t in traces], sizes)
         except NotLinearError:
@@ -228,9 +228,11 @@ def jit(
         static_argnames: the same for keyword arguments.
         optimize: ``"none"``; ``"safe"``: the passes that keep every bit; ``"full"``:
             also those that change rounding, and take ``0 * x`` for zero.
-        backend: ``"python"`` runs the graph call by call; ``"inductor"`` compiles it,
-            in some seconds, to fused kernels; ``"cudagraph"`` records it on a CUDA
-            device and replays it, where that is possible; ``"auto"`` chooses.
+        backend: ``"python"`` runs the graph call by call; ``"native"`` compiles calls
+            on small CPU tensors, in tenths of a second, to loops in C; ``"inductor"``
+            compiles the graph, in some seconds, to fused kernels; ``"cudagraph"``
+            records it on a CUDA device and replays it, where that is possible;
+            ``"auto"`` chooses among the others than ``"native"``.
         dynamic: stage once for every batch size: where two calls differ only in the
             length of dim 0 of some arguments, the second stages for all lengths above
             one, if the function allows it.

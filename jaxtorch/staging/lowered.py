@@ -13,6 +13,7 @@ from jaxtorch.staging.running.cuda_graph import CudaGraph
 from jaxtorch.staging.running.flops import FORMULAS
 from jaxtorch.staging.running.fusion import Fusion
 from jaxtorch.staging.running.memory import bytes_made, last_uses, peak_bytes
+from jaxtorch.staging.running.native import Native
 from jaxtorch.staging.staged import Staged
 
 
@@ -26,6 +27,7 @@ class Lowered:
             ``torch.utils.flop_counter`` counts them, but of a convolution's weight
             gradient only those within its groups.
         peak_bytes: the most bytes that results and intermediate values hold at once.
+        c_code: the loops in C, where ``backend="native"`` made some.
     """
 
     def __init__(self, staged: Staged) -> None:
@@ -34,6 +36,12 @@ class Lowered:
         self.code = staged.code
         self.flops = flops_in(staged.graph)
         self.peak_bytes = peak_bytes(staged.graph)
+        self.c_code = ""
+        if isinstance(staged.run, Native):
+            functions = staged.run.functions
+            self.c_code = "\n".join(f.source for f in functions)
+            own = max((f.scratch for f in functions), default=0)
+            self.peak_bytes = peak_bytes(staged.run.graph) + own
 
     def explain(self) -> str:
         """Return a table of the calls and totals, the back end, and the rewrites.
@@ -91,6 +99,8 @@ class Lowered:
             return "python"
         if node.target.namespace == "jaxtorch":
             return str(node.target)
+        if isinstance(self.staged.run, Native) and node.name in self.staged.run.names:
+            return "loops"
         if self.staged.choice.backend != "inductor":
             return "oneDNN" if "onednn" in node.meta else "aten"
         group = groups.get(node)

@@ -61,11 +61,12 @@ def any_requires_grad(tensors: list[Tensor], captured: list[Tensor]) -> bool:
 
 
 def pullback_of(
-    run: Callable[..., list[Tensor]], wanted: tuple[bool, ...], count: int
+    run: Callable[..., list[Tensor]], wanted: tuple[bool, ...], count: int, read: int
 ) -> Callable[..., list[Any]]:
-    """Return the function of inputs and cotangents that pulls these back.
+    """Return the function of ``count`` inputs and of cotangents that pulls these back.
 
-    None stands for a zero among the cotangents and among the results.
+    ``run`` reads the first of the inputs. None stands for a zero among the cotangents
+    and among the results.
     """
 
     def pull(*leaves: Any) -> list[Any]:
@@ -77,7 +78,7 @@ def pullback_of(
                 t if node is None else wrap(level, t, node, None)
                 for t, node in zip(tensors, nodes, strict=True)
             ]
-            outs = run(*inputs)
+            outs = run(*inputs[:read])
         pairs = [
             ((out.node, out.index), c)
             for out, c in zip(outs, cotangents, strict=True)

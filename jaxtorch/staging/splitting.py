@@ -18,6 +18,7 @@ from jaxtorch.core.primitive import primitive_of
 from jaxtorch.core.reverse import LEAF, Node, ReverseLevel, TapeTensor, pull_back, wrap
 from jaxtorch.staging.lifting import differentiable
 from jaxtorch.staging.passes.pipeline import drop_dead_code, merge_common_subexpressions
+from jaxtorch.staging.passes.results import output_of
 from jaxtorch.staging.passes.rewriting import is_pure
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.subgraph import (
@@ -27,6 +28,7 @@ from jaxtorch.staging.subgraph import (
     add_input,
     current_trace,
     kind_of,
+    node_kind,
 )
 from jaxtorch.staging.tracer import TraceLevel
 
@@ -107,16 +109,18 @@ class Joint:
                 trace.handle(torch.zeros_like(v) if c is None else c)
                 for v, c in zip(sources, pulled, strict=True)
             ]
-        self.graph = trace.graph
+        trace.graph.output([h.node for h in [*primals, *cotangents_in]])
+        self.graph = trace.ruled()
+        places = (g.find_nodes(op="placeholder") for g in (trace.graph, self.graph))
+        own = dict(zip(*places, strict=True))
         self.optimize = trace.optimize
-        self.inputs = [value.node for value in values]
-        self.cotangents = [c.node for c in cotangents]
+        self.inputs = [own[value.node] for value in values]
+        self.cotangents = [own[c.node] for c in cotangents]
         self.outs = [kind_of(primal) for primal in primals]
-        self.bound = {handle.node: t for t, handle in trace.captured.values()}
-        output = self.graph.output([h.node for h in [*primals, *cotangents_in]])
+        self.bound = {own[handle.node]: t for t, handle in trace.captured.values()}
         drop_dead_code(self.graph)
         merge_common_subexpressions(self.graph)
-        results: Any = output.args[0]
+        results: Any = output_of(self.graph).args[0]
         self.results: list[fx.Node] = list(results)
 
     def part(
@@ -203,9 +207,3 @@ def tape_parts(level: ReverseLevel, out: Tensor) -> tuple[Tensor, Any]:
             alias.refresh(out)
         return out.value, None if out.node is None else (out.node, out.index)
     return out, None
-
-
-def node_kind(node: fx.Node) -> Kind:
-    """Return the kind of a node's value."""
-    value = node.meta["val"]
-    return Kind(value.shape, value.dtype, node.meta["device"])

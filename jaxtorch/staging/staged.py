@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from jaxtorch import pytree
 from jaxtorch.errors import UsageError, explain
@@ -40,6 +40,15 @@ LOST_HISTORY = explain(
 )
 
 
+LOST_RULES = explain(
+    "jit",
+    "a function with a derivative of its own uses a value that is computed outside of "
+    "it and is not among its arguments, or writes into an argument, and an input or a "
+    "captured tensor requires grad: torch.autograd's derivative can't be staged.",
+    "pass the value as an argument, and return what is written",
+)
+
+
 class Staged:
     """A function traced for one signature.
 
@@ -51,6 +60,8 @@ class Staged:
         changes: how many nodes (or bytes) each pass changed.
         rewrites: what the passes rewrote, in words.
         choice: the back end, and why this one.
+        ruled: the graph as traced, where functions with rules of their own are calls;
+            None where there is none.
         strides: those of the tensors, where the graph depends on them, else None.
     """
 
@@ -79,9 +90,11 @@ class Staged:
         nodes += [own.handle.node for own in written]
         level.graph.output(nodes)
         self.graph = level.graph
+        ruled = level.ruled()
         self.written = [own.place for own in written]
         self.places = places_of(outs, written)
-        self.sources = sources_of(self.graph)
+        self.sources = sources_of(ruled)
+        self.ruled = kept_beside(level, ruled)
         self.optimize = optimize
         self.captured = [tensor for tensor, _ in level.captured.values()]
         self.changes: dict[str, int] = {}
@@ -97,6 +110,7 @@ class Staged:
         )
         keep_pages(self.graph)
         self.loses_history = level.loses_history
+        self.loses_rules = level.loses_rules
         self.generators = generators_of(self.graph)
         self.backwards: dict[Any, Staged] = {}
         self.only_tensors = not self.written and all(p is None for p in self.places)
@@ -134,6 +148,8 @@ class Staged:
         """Run as one call that torch.autograd knows."""
         if self.loses_history:
             raise UsageError(LOST_HISTORY)
+        if self.loses_rules:
+            raise UsageError(LOST_RULES)
         apply: Any = StagedFunction.apply
         results: Sequence[Tensor] = apply(self, *given)
         return results
@@ -171,8 +187,10 @@ class Staged:
         key = wanted, *(c is None for c in cotangents)
         staged = self.backwards.get(key)
         if staged is None:
-            run = compile_graph(self.graph, self.sized, traceable=True).run
-            pull = pullback_of(run, wanted, len(tensors))
+            graph = self.ruled or self.graph
+            run = compile_graph(graph, self.sized, traceable=True).run
+            count = len(graph.find_nodes(op="placeholder"))
+            pull = pullback_of(run, wanted, len(tensors), count)
             _, spec = pytree.flatten((tuple(leaves), {}))
             staged = Staged(pull, leaves, spec, self.optimize, self.asked)
             self.backwards[key] = staged
@@ -193,6 +211,17 @@ def check_strides(traced: list[tuple[int, ...]], tensors: list[Tensor]) -> None:
                 "calls, or index instead of as_strided",
             )
         )
+
+
+def kept_beside(level: TraceLevel, ruled: fx.Graph) -> fx.Graph | None:
+    """Return the graph with calls of functions with rules, before any pass, if any."""
+    if ruled is not level.graph:
+        return ruled
+    if not level.holds_rules:
+        return None
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(ruled, {}))
+    return copy
 
 
 def places_of(outs: list[Any], written: list[Written]) -> list[Any]:

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from jaxtorch.core.custom import INTERPRETERS
 from jaxtorch.core.level import STATE
 from jaxtorch.errors import MutationError, explain
+from jaxtorch.staging.custom_call import CustomCall
 from jaxtorch.staging.passes.pipeline import drop_dead_code, optimize_graph
 from jaxtorch.staging.passes.results import output_of
 from jaxtorch.staging.running.execution import compile_graph
@@ -48,12 +50,13 @@ class Subgraph:
         self.bound = bound
         self.outs = outs
         self.optimize = optimize
+        self.ruled = graph if holds_calls(graph) else None
         self.run: Function | None = None
 
     def __call__(self, *values: Any) -> list[Any]:
         """Run; compiled at the first run outside of a trace."""
         if STATE.levels:
-            return interpret(self.graph, [*values, *self.bound])
+            return interpret(self.ruled or self.graph, [*values, *self.bound])
         if self.run is None:
             self.prepare()
             self.run = compile_graph(self.graph).run
@@ -88,7 +91,12 @@ class Subgraph:
         return Subgraph(graph, bound, outs, self.optimize)
 
     def prepare(self) -> None:
-        """Optimize the graph, once."""
+        """Optimize the graph, once; functions with rules are traced through."""
+        if self.graph is self.ruled and not any(
+            isinstance(level, INTERPRETERS) for level in STATE.levels
+        ):
+            self.graph, captured = inlined(self.graph)
+            self.bound = self.bound + captured
         if self.optimize != "none":
             optimize_graph(self.graph, self.optimize)
             self.optimize = "none"
@@ -109,6 +117,30 @@ def interpret(graph: fx.Graph, values: list[Any]) -> list[Any]:
     raise AssertionError("a graph without an output")
 
 
+def holds_calls(graph: fx.Graph) -> bool:
+    """Tell whether a graph calls functions that have rules of their own."""
+    return any(isinstance(node.target, CustomCall) for node in graph.nodes)
+
+
+def inlined(graph: fx.Graph) -> tuple[fx.Graph, list[Tensor]]:
+    """Return a graph with the code of its functions inside, and what that captures."""
+    level = TraceLevel()
+    with level:
+        inputs = [
+            add_input(level, node_kind(node))
+            for node in graph.find_nodes(op="placeholder")
+        ]
+        outs = [level.handle(out) for out in interpret(graph, inputs)]
+    level.graph.output([out.node for out in outs])
+    return level.graph, [tensor for tensor, _ in level.captured.values()]
+
+
+def node_kind(node: fx.Node) -> Kind:
+    """Return the kind of a node's value."""
+    value = node.meta["val"]
+    return Kind(value.shape, value.dtype, node.meta["device"])
+
+
 def current_trace() -> TraceLevel | None:
     """Return the innermost open trace, if any."""
     for level in reversed(STATE.levels):
@@ -127,7 +159,7 @@ def trace(where: object, func: Function, kinds: Sequence[Kind]) -> Subgraph:
         refuse_writes(where, level, handles)
     level.graph.output([out.node for out in outs])
     captured = [tensor for tensor, _ in level.captured.values()]
-    return Subgraph(level.graph, captured, [kind_of(o) for o in outs], level.optimize)
+    return Subgraph(level.ruled(), captured, [kind_of(o) for o in outs], level.optimize)
 
 
 def add_input(level: TraceLevel, kind: Kind) -> TraceTensor:

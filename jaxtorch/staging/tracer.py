@@ -39,7 +39,7 @@ from jaxtorch.errors import (
     explain,
 )
 from jaxtorch.kernels import PLAIN
-from jaxtorch.staging.custom_call import run_custom
+from jaxtorch.staging.custom_call import Noted, run_custom, with_calls
 from jaxtorch.staging.passes.constants import NotConstantError, evaluate
 from jaxtorch.staging.passes.rewriting import run_on_meta
 from jaxtorch.staging.untracked import UNTRACKED
@@ -155,6 +155,9 @@ class TraceLevel(Level):
         self.literals: dict[fx.Node, Tensor] = {}
         self.inputs: list[TraceTensor] = []
         self.loses_history = False
+        self.noted: list[Noted] = []
+        self.holds_rules = False
+        self.loses_rules = False
         self.mode = TraceMode(self)
 
     def __enter__(self) -> Self:
@@ -223,6 +226,19 @@ class TraceLevel(Level):
 
     def run_custom(self, custom: Any, leaves: list[Any]) -> list[Any]:
         return run_custom(self, custom, leaves)
+
+    def ruled(self) -> fx.Graph:
+        """Return the graph, after the trace, with functions that have rules as calls.
+
+        The traces around this one are told.
+        """
+        if not self.noted:
+            return self.graph
+        for each in STATE.levels:
+            if isinstance(each, TraceLevel):
+                each.holds_rules = True
+                each.loses_rules |= self.loses_rules
+        return with_calls(self.graph, self.noted)
 
     def first_call(self) -> Any:
         """Return the first node that is not a placeholder, or the end of the graph."""

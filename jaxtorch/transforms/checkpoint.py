@@ -95,6 +95,7 @@ class Remat(Custom):
     """
 
     name = "checkpoint"
+    ruled = False
 
     def __init__(self, run: Run, preserve: bool, tracked: bool) -> None:
         self.run = run

@@ -91,6 +91,7 @@ class Rules(Custom):
         self.tangents = tangents
         self.mapped = mapped
         self.still: set[int] = set()
+        self.ruled = fwd is not None or tangents is not None
 
     def constants(self, outs: Leaves) -> set[int]:
         return self.still

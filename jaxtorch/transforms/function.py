@@ -279,11 +279,12 @@ def apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
     if not levels:
         return original(*args, **kwargs)
     if not any(isinstance(leaf, Wrapper) for leaf in pytree.flatten((args, kwargs))[0]):
-        if not isinstance(levels[0], INTERPRETERS) or not mode_is_on():
+        if not mode_is_on():
             return original(*args, **kwargs)
-        with Beneath(levels[0]):
-            out = original(*args, **kwargs)
-        return levels[-1].lift(out)
+        if isinstance(levels[0], INTERPRETERS):
+            with Beneath(levels[0]):
+                out = original(*args, **kwargs)
+            return levels[-1].lift(out)
     if _is_setup_context_defined(cls.setup_context):
         bound = inspect.signature(cls.forward).bind(*args, **kwargs)
         bound.apply_defaults()

@@ -15,9 +15,10 @@ from jaxtorch.staging.running.cuda_graph import (
 )
 from jaxtorch.staging.running.fusion import Fusion
 from jaxtorch.staging.running.inductor import Fused
+from jaxtorch.staging.running.native import Native
 from jaxtorch.staging.untracked import UNTRACKED
 
-BACKENDS = ("auto", "python", "inductor", "cudagraph")
+BACKENDS = ("auto", "python", "native", "inductor", "cudagraph")
 
 BYTES_PER_SECOND = 20e9
 """How fast a chain of separate calls moves data on a CPU."""
@@ -95,6 +96,8 @@ def build(
     choice = choose(graph, backend, optimize)
     if choice.backend == "cudagraph":
         return choice, CudaGraph(run, captured, record_on_device)
+    if choice.backend == "native":
+        return choice, Native(graph, run)
     if choice.backend != "inductor":
         return choice, run
     try:

@@ -8,6 +8,7 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
 
+from jaxtorch.staging.native.function import LoopFunction
 from jaxtorch.staging.running.cuda_graph import Run
 from jaxtorch.staging.running.memory import storages
 
@@ -64,6 +65,8 @@ def may_skip_layers(graph: fx.Graph) -> bool:
                 taken |= own
         elif node.target is not getitem:
             target = node.target
+            if isinstance(target, LoopFunction):
+                continue
             if not isinstance(target, OpOverload) or target.namespace != "aten":
                 return False
             calls += 1

@@ -1,0 +1,158 @@
+"""One group of calls as a function: its C source, compiled, and how it is called."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from jaxtorch.staging.native.compiler import load
+from jaxtorch.staging.native.loops import Buffer
+from jaxtorch.staging.native.writer import Writer
+from jaxtorch.staging.passes.rewriting import value_of
+from jaxtorch.staging.region import Region
+
+ALIGNED = 64
+"""Bytes; memory of the function's own begins at multiples of it."""
+MOST_ON_STACK = 1 << 14
+"""Bytes; more of its own memory is a tensor's."""
+make_empty: Any = getattr(torch._C._dynamo.guards, "_empty_strided_cpu", None) or (
+    lambda size, stride, dtype: torch.empty_strided(size, stride, dtype=dtype)
+)
+
+
+class LoopFunction(Region):
+    """A compiled group of calls; takes tensors, returns a list of tensors.
+
+    Attributes:
+        source: in C.
+        code: the Python that calls it.
+        scratch: bytes of memory of its own.
+        names: the calls of ATen that it stands for.
+    """
+
+    __name__ = "loops"
+
+    def __init__(self, writer: Writer) -> None:
+        self.names = {node.name for node in writer.members}
+        self.faults = writer.faults
+        self.inputs = list(writer.inputs)
+        self.results = writer.results
+        self.source, self.scratch = source_of(writer)
+        self.code, self.run = self.bind(load(self.source, "run"))
+
+    def bind(self, function: Any) -> tuple[str, Any]:
+        """Write the Python function that calls the compiled one."""
+        function.restype = int
+        names: dict[str, Any] = {"function": function, "empty": make_empty}
+        lines, given = [], []
+        for place, node in enumerate(self.inputs):
+            value = value_of(node)
+            name = f"in{place}"
+            if value.is_contiguous():
+                lines.append(
+                    f"if not {name}.is_contiguous(): {name} = row_by_row({name})"
+                )
+            else:
+                strides = tuple(value.stride())
+                lines.append(
+                    f"if {name}.stride() != {strides}: {name} = laid({name}, {strides})"
+                )
+            given.append(name)
+        made = []
+        for place, node in enumerate(self.results):
+            value = value_of(node)
+            names[f"dtype{place}"] = value.dtype
+            layout = f"{tuple(value.shape)}, {tuple(value.stride())}, dtype{place}"
+            lines.append(f"out{place} = empty({layout})")
+            made.append(f"out{place}")
+        if self.scratch > MOST_ON_STACK:
+            names["bytes"] = torch.uint8
+            lines.append(f"own = empty(({self.scratch + ALIGNED},), (1,), bytes)")
+            given_own = ["own"]
+        else:
+            given_own = []
+        pointers = ", ".join(f"{n}.data_ptr()" for n in given + made + given_own)
+        names |= {"row_by_row": row_by_row, "laid": laid, "faults": self.faults}
+        if self.faults:
+            lines.append(f"fault = function({pointers})")
+            lines.append("if fault: raise IndexError(faults[fault - 1])")
+        else:
+            lines.append(f"function({pointers})")
+        body = "\n    ".join([*lines, f"return [{', '.join(made)}]"])
+        code = f"def run({', '.join(given)}):\n    {body}\n"
+        function.argtypes = [ctypes.c_void_p] * len(given + made + given_own)
+        exec(compile(code, "<jaxtorch.native>", "exec"), names)
+        return code, names["run"]
+
+    def __call__(self, *args: Any) -> list[Any]:
+        """Run on plain tensors."""
+        return self.run(*args)  # type: ignore[no-any-return]
+
+    def graphs(self) -> Sequence[fx.Graph]:
+        """Return nothing: the graph that the loops were written from is at hand."""
+        return []
+
+
+def row_by_row(x: Tensor) -> Tensor:
+    """Copy a tensor so that it lies row by row."""
+    return x.contiguous()
+
+
+def laid(x: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Copy a tensor so that it lies with these strides."""
+    return torch.empty_strided(x.shape, strides, dtype=x.dtype).copy_(x)
+
+
+def source_of(writer: Writer) -> tuple[str, int]:
+    """Return the C source of a group, and the bytes of its own memory."""
+    own = [b for b in writer.buffers.values() if not b.given]
+    outs = [writer.buffers[node] for node in writer.results]
+    offsets, total = laid_out(writer, own)
+    params = [f"const {b.type}* restrict {b.name}" for b in writer.inputs.values()]
+    params += [f"{b.type}* restrict {b.name}" for b in outs]
+    begin = []
+    if total > MOST_ON_STACK:
+        params.append("char* given")
+        begin.append("  char* own = (char*)(((size_t)given + 63) & ~(size_t)63);")
+    elif total:
+        begin.append(f"  char own[{total}] __attribute__((aligned({ALIGNED})));")
+    blocks = []
+    for nest in writer.nests:
+        used = {line.place.buffer for line in nest.lines() if line.place is not None}
+        local = [
+            f"  {b.type}* restrict {b.name} = ({b.type}*)(own + {offsets[b]});"
+            for b in own
+            if b in used
+        ]
+        blocks.append("\n".join([" {", *local, nest.text(), " }"]))
+    lines = [f"int run({', '.join(params)}) {{", "  int fault = 0;", *begin, *blocks]
+    return "\n".join([*lines, "  return fault;", "}", ""]), total
+
+
+def laid_out(writer: Writer, own: list[Buffer]) -> tuple[dict[Buffer, int], int]:
+    """Give memory to buffers: those that are never needed at one time may share it."""
+    lives: dict[Buffer, list[int]] = {}
+    for number, nest in enumerate(writer.nests):
+        for line in nest.lines():
+            if line.place is not None:
+                span = lives.setdefault(line.place.buffer, [number, number])
+                span[1] = number
+    offsets: dict[Buffer, int] = {}
+    total = 0
+    for buffer in sorted(own, key=lambda b: -b.bytes):
+        first, last = lives[buffer]
+        beside = sorted(
+            (offsets[b], offsets[b] + b.bytes)
+            for b in offsets
+            if lives[b][0] <= last and first <= lives[b][1]
+        )
+        at = 0
+        for start, end in beside:
+            if at + buffer.bytes <= start:
+                break
+            at = max(at, -(-end // ALIGNED) * ALIGNED)
+        offsets[buffer] = at
+        total = max(total, at + buffer.bytes)
+    return offsets, total

@@ -1,0 +1,167 @@
+"""Elementwise calls of ATen in C: the words of kernels, printed for one type."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from jaxtorch.kernels.program import STEPS, Builder, Step, Value, is_finite
+from jaxtorch.kernels.vocabulary import WORDS
+from jaxtorch.staging.native.loops import TYPES, Scalar
+from jaxtorch.staging.passes.rewriting import value_of
+
+aten = torch.ops.aten
+
+Word = Callable[..., Any]
+CONDITION = "int"
+LOGIC = ("gt", "ge", "lt", "le", "eq", "ne", "both", "either")
+"""Steps that make a condition."""
+MATHS = tuple(name for name, meaning in STEPS.items() if "{f}" in meaning.c)
+"""Steps that C has for floating point only."""
+
+
+def same(x: Value, *args: Any, **kwargs: Any) -> Value:
+    """Return the value itself: what changes is its place, or its type."""
+    return x
+
+
+def add_product(x: Any, a: Any, b: Any, *, value: Any = 1) -> Any:
+    """Return ``x + value a b``."""
+    product = a * b
+    return x + (product if value == 1 else product * value)
+
+
+def add_quotient(x: Any, a: Any, b: Any, *, value: Any = 1) -> Any:
+    """Return ``x + value a / b``."""
+    quotient = a / b
+    return x + (quotient if value == 1 else quotient * value)
+
+
+OWN_WORDS: dict[Any, Word] = {
+    aten.addcmul.default: add_product,
+    aten.addcdiv.default: add_quotient,
+    aten.clone.default: same,
+    aten._to_copy.default: same,
+    aten.hardtanh.default: lambda x, low=-1, high=1: WORDS[aten.clamp.default](
+        x, low, high
+    ),
+}
+"""What has no word of a kernel, or another one."""
+
+
+def word_for(target: Any) -> Word | None:
+    """Return the word for an elementwise call."""
+    if target is aten.expand.default:
+        return None
+    return OWN_WORDS.get(target) or WORDS.get(target)
+
+
+def tensors_in(node: fx.Node) -> list[fx.Node]:
+    """Return the tensors that an elementwise call takes, each once."""
+    return list(dict.fromkeys(node.all_input_nodes))
+
+
+def program_of(node: Any) -> tuple[Builder, Any] | None:
+    """Write an elementwise call as a program of its own, if there are words for it."""
+    word = word_for(node.target)
+    if word is None or not all(
+        is_finite(a) for a in (*node.args, *node.kwargs.values())
+    ):
+        return None
+    sources = tensors_in(node)
+    builder = Builder(len(sources))
+    values: dict[Any, Any] = {s: builder.operand(i) for i, s in enumerate(sources)}
+    args: Any = fx.map_arg(node.args, values.__getitem__)
+    kwargs: Any = fx.map_arg({} if word is same else node.kwargs, values.__getitem__)
+    made = word(*args, **kwargs)
+    return (builder, made) if isinstance(made, Value) else None
+
+
+def compute_type(node: fx.Node) -> torch.dtype | None:
+    """Return the dtype that a call computes in; None where C's would be another one."""
+    dtype = value_of(node).dtype
+    if dtype is not torch.bool or node.target is aten.clone.default:
+        return dtype
+    found = torch.bool
+    sources: list[Any] = [*node.args]
+    tensors = [value_of(s) for s in sources if isinstance(s, fx.Node)]
+    for value in tensors:
+        found = torch.promote_types(found, value.dtype)
+    ranks = [v for v in tensors if v.dim()] or tensors
+    if len(ranks) < len(tensors):
+        found = torch.result_type(ranks[0], tensors[-1])
+    numbers = [s for s in sources if isinstance(s, (int, float))]
+    if any(type(s) is float for s in numbers) and not found.is_floating_point:
+        return None
+    return torch.int64 if found is torch.bool else found
+
+
+def speaks(node: Any) -> bool:
+    """Tell whether an elementwise call can be a line of C."""
+    made = program_of(node)
+    if made is None:
+        return False
+    dtype = compute_type(node)
+    values = [value_of(source) for source in tensors_in(node)]
+    if dtype not in TYPES or any(v.dtype not in TYPES for v in values):
+        return False
+    names = {step.name for step in made[0].steps}
+    if dtype is torch.bool or not dtype.is_floating_point:
+        return names.isdisjoint(MATHS)
+    return True
+
+
+def lines_of(
+    node: Any, given: Sequence[Scalar], fresh: Callable[[], str]
+) -> tuple[list[str], Scalar]:
+    """Return the lines that make an element of a call from elements, and its name."""
+    builder, made = program_of(node)  # type: ignore[misc]
+    dtype: Any = compute_type(node)
+    type_ = TYPES[dtype]
+    known = {f"v{i}": converted(s, type_, node, i) for i, s in enumerate(given)}
+    lines = []
+    for step, name in builder.steps.items():
+        own = CONDITION if step.name in LOGIC else type_
+        known[name] = Scalar(fresh(), own)
+        lines.append(f"const {own} {known[name].text} = {said(step, known, type_)};")
+    return lines, known[made.name]
+
+
+def converted(value: Scalar, type_: str, node: Any, place: int) -> Scalar:
+    """Return an operand in the type that a call computes in; conditions as they are."""
+    chooses = node.target in (aten.where.self, aten.where.ScalarOther)
+    chooses = chooses or node.target in (aten.where.ScalarSelf, aten.where.Scalar)
+    if value.type == type_ or (chooses and tensors_in(node)[place] is node.args[0]):
+        return value
+    return Scalar(f"({type_}){value.text}", type_)
+
+
+def said(step: Step, known: dict[str, Scalar], type_: str) -> str:
+    """Return a step in C."""
+    args = [
+        known[a].text if isinstance(a, str) else literal(a, type_) for a in step.args
+    ]
+    ending = "f" if type_ == "float" else ""
+    return STEPS[step.name].c.format(*args, f=ending)
+
+
+def literal(number: Any, type_: str) -> str:
+    """Return a number as C writes it."""
+    if type_ in ("float", "double"):
+        number = float(number)
+        text = repr(number)
+        if number != number:
+            text = '__builtin_nan("")'
+        elif abs(number) == float("inf"):
+            text = "(-1.0 / 0.0)" if number < 0 else "(1.0 / 0.0)"
+        elif type_ == "float":
+            text += "f"
+        return f"({type_})({text})" if number != number or text[0] == "(" else text
+    return f"{int(number)}LL" if type_ == "long long" else f"{int(number)}"
+
+
+def is_elementwise(node: fx.Node) -> bool:
+    """Tell whether a node is an elementwise call that C has words for."""
+    value = node.meta["val"]
+    return isinstance(value, Tensor) and value.dtype in TYPES and speaks(node)

@@ -1,0 +1,42 @@
+"""The native back end: groups of small calls run as loops, compiled from C."""
+
+from typing import Any
+
+from torch import Tensor, fx
+from torch.nn import Parameter
+
+from jaxtorch.staging.native.grouping import group
+from jaxtorch.staging.running.beneath import beneath_autograd
+from jaxtorch.staging.running.cuda_graph import Run
+from jaxtorch.staging.running.execution import compile_graph
+
+KINDS = {Tensor, Parameter}
+"""Types of tensors that surely have memory of their own."""
+
+
+class Native:
+    """A graph with loops in the place of groups of calls.
+
+    Where an index is out of bounds, or a tensor is of a subclass that may have no
+    memory, the program of ATen calls runs from the start.
+
+    Attributes:
+        graph: the graph that runs.
+        functions: the groups.
+        names: of the calls that loops make.
+    """
+
+    def __init__(self, graph: fx.Graph, program: Run) -> None:
+        self.graph, self.functions = group(graph)
+        self.names = set().union(*(f.names for f in self.functions))
+        self.program = program
+        self.run = beneath_autograd(self.graph, compile_graph(self.graph).run)
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        """Run."""
+        if not KINDS.issuperset(map(type, tensors)):
+            return self.program(*tensors)
+        try:
+            return self.run(*tensors)
+        except IndexError:
+            return self.program(*tensors)
