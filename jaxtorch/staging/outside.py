@@ -109,7 +109,7 @@ def sources_of(graph: fx.Graph) -> list[int]:
         elif node.target not in STOPS:
             for source in node.all_input_nodes:
                 own |= sets[source]
-        value = node.meta["val"]
+        value = node.meta.get("val")  # what nobody took of several results has none
         smooth = not isinstance(value, Tensor) or differentiable(value)
         sets[node] = own if smooth else 0
     results: Any = node.args[0]
