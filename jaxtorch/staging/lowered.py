@@ -35,13 +35,11 @@ class Lowered:
         self.graph = staged.graph
         self.code = staged.code
         self.flops = flops_in(staged.graph)
-        self.peak_bytes = peak_bytes(staged.graph)
-        self.c_code = ""
-        if isinstance(staged.run, Native):
-            functions = staged.run.functions
-            self.c_code = "\n".join(f.source for f in functions)
-            own = max((f.scratch for f in functions), default=0)
-            self.peak_bytes = peak_bytes(staged.run.graph) + own
+        native = staged.run if isinstance(staged.run, Native) else None
+        functions = native.functions if native else []
+        own = max((f.scratch for f in functions), default=0)
+        self.peak_bytes = peak_bytes(native.graph if native else staged.graph) + own
+        self.c_code = "\n".join(f.source for f in functions)
 
     def explain(self) -> str:
         """Return a table of the calls and totals, the back end, and the rewrites.

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from jaxtorch import pytree
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.rules.strides import Readings
+from jaxtorch.staging.custom_call import with_calls
 from jaxtorch.staging.outside import (
     StagedFunction,
     any_requires_grad,
@@ -38,8 +39,6 @@ LOST_HISTORY = explain(
     "a write can't be staged.",
     "compute a new tensor instead of writing, or call the function without jit",
 )
-
-
 LOST_RULES = explain(
     "jit",
     "a function with a derivative of its own uses a value that is computed outside of "
@@ -217,11 +216,7 @@ def kept_beside(level: TraceLevel, ruled: fx.Graph) -> fx.Graph | None:
     """Return the graph with calls of functions with rules, before any pass, if any."""
     if ruled is not level.graph:
         return ruled
-    if not level.holds_rules:
-        return None
-    copy = fx.Graph()
-    copy.output(copy.graph_copy(ruled, {}))
-    return copy
+    return with_calls(ruled, []) if level.holds_rules else None
 
 
 def places_of(outs: list[Any], written: list[Written]) -> list[Any]:

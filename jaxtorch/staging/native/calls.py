@@ -1,11 +1,13 @@
 """ATen calls that are not elementwise, as loops: sums, products, parts, look-ups."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from jaxtorch.kernels.program import REDUCTIONS as STEPS_OF_ROWS
 from jaxtorch.staging.native.look_ups import (
     element_of_embedding,
     element_of_index,
@@ -13,15 +15,16 @@ from jaxtorch.staging.native.look_ups import (
     write_index_put,
 )
 from jaxtorch.staging.native.loops import Line, Nest, Place
-from jaxtorch.staging.native.parts import put, type_of
+from jaxtorch.staging.native.parts import fill, part_of, put, type_of
 from jaxtorch.staging.native.scalars import literal
 from jaxtorch.staging.native.views import Mapping, broadcast
-from jaxtorch.staging.native.writer import Element, Whole, Writer, identity
-from jaxtorch.staging.passes.rewriting import value_of
+from jaxtorch.staging.native.writer import Element, Fits, Whole, Writer, identity
+from jaxtorch.staging.passes.rewriting import row_strides, value_of
 
 aten = torch.ops.aten
 FEW = 4
 """So few numbers in a row are not worth a loop over them in the middle of another."""
+ADD = STEPS_OF_ROWS["sum"].c
 
 
 # Sums and the like.
@@ -36,82 +39,67 @@ def summed_dims(node: Any) -> list[int]:
 
 
 def reduction(start: str, step: str, mean: bool = False) -> Whole:
-    """Return the writer of a reduction: how it starts, what it does with ``{v}``."""
-    adds = step == "{a} += {v};"
+    """Return the writer of a reduction: how it starts, and what it does with two."""
+    adds = step == ADD
 
     def write(w: Writer, node: Any) -> None:
         source = node.args[0]
         shape = value_of(source).shape
         dims = summed_dims(node)
-        kept = [d for d in range(len(shape)) if d not in dims]
-        count = 1
-        for d in dims:
-            count *= shape[d]
+        count = math.prod(shape[d] for d in dims) if mean else 1
         last = [d for d in range(len(shape)) if shape[d] > 1][-1:]
-        if adds and dims and last and last[0] in kept and shape[last[0]] >= FEW:
-            add_rows(w, node, kept, count if mean else 1)
+        if adds and dims and last and last[0] not in dims and shape[last[0]] >= FEW:
+            add_rows(w, node, dims, count)
             return
+        kept = [d for d in range(len(shape)) if d not in dims]
         order = kept + dims
         nest = w.add(Nest(tuple(shape[d] for d in order), len(kept)))
-        loop = {d: place for place, d in enumerate(order)}
-        mapping = tuple(None if n == 1 else loop[d] for d, n in enumerate(shape))
+        mapping = tuple(None if n == 1 else order.index(d) for d, n in enumerate(shape))
         name, type_ = w.fresh("sum"), type_of(node)
         nest.before.append(Line(f"{type_} {name} = {start};"))
         value = w.read(nest, source, mapping)
-        nest.body.append(Line(step.format(a=name, v=value.text)))
+        nest.body.append(Line(f"{name} = {step.format(value.text, name)};"))
         nest.sums += [name] if adds else []
-        place = Place(
-            w.buffer(node), 0, kept_strides(node, len(kept), dims, len(order))
-        )
-        share = f" / {literal(count, type_)}" if mean else ""
+        strides = result_strides(node, dims)
+        place = Place(w.buffer(node), 0, tuple(strides[d] for d in order))
+        share = f" / {literal(count, type_)}" if count != 1 else ""
         nest.after.append(Line(f"@ = {name}{share};", place))
 
     return write
 
 
-def kept_strides(node: Any, kept: int, dims: list[int], loops: int) -> tuple[int, ...]:
-    """Return the strides of a result along the loops over the dims that are kept."""
-    value = value_of(node)
-    own = value.stride()
-    if value.dim() > kept:
-        own = tuple(s for d, s in enumerate(own) if d not in dims)
-    return tuple(own) + (0,) * (loops - kept)
+def result_strides(node: Any, dims: list[int]) -> tuple[int, ...]:
+    """Return how a reduction's result steps along each dim of its argument."""
+    rank = value_of(node.args[0]).dim()
+    own = value_of(node).stride()
+    keeps = len(own) == rank
+    steps = (s for d, s in enumerate(own) if not (keeps and d in dims))
+    return tuple(0 if d in dims else next(steps) for d in range(rank))
 
 
-def add_rows(w: Writer, node: Any, kept: list[int], count: int) -> None:
+def add_rows(w: Writer, node: Any, dims: list[int], count: int) -> None:
     """Add row after row to the result, whose last dim the sum keeps."""
     source = node.args[0]
-    shape, type_ = value_of(source).shape, type_of(node)
-    fill(w, node, literal(0, type_))
-    nest = w.add(Nest(tuple(shape), len(shape)))
-    value = w.read(nest, source, identity(shape))
-    dims = [d for d in range(len(shape)) if d not in kept]
-    own = iter(kept_strides(node, len(kept), dims, len(kept)))
-    strides = tuple(next(own) if d in kept else 0 for d in range(len(shape)))
-    nest.body.append(Line(f"@ += {value.text};", Place(w.buffer(node), 0, strides)))
+    fill(w, node, 0)
+    nest = w.over(value_of(source).shape)
+    value = w.read(nest, source, identity(nest.sizes))
+    place = Place(w.buffer(node), 0, result_strides(node, dims))
+    nest.body.append(Line(f"@ += {value.text};", place))
     if count != 1:
-        nest = w.add(Nest(tuple(value_of(node).shape), value_of(node).dim()))
-        place = w.place(nest, node, identity(value_of(node).shape))
-        nest.body.append(Line(f"@ /= {literal(count, type_)};", place))
+        nest = w.over(value_of(node).shape)
+        place = w.place(nest, node, identity(nest.sizes))
+        nest.body.append(Line(f"@ /= {literal(count, type_of(node))};", place))
 
 
 # Parts of a result.
-
-
-def fill(w: Writer, node: Any, text: str) -> None:
-    """Write one number everywhere."""
-    shape = tuple(value_of(node).shape)
-    nest = w.add(Nest(shape, len(shape)))
-    nest.body.append(Line(f"@ = {text};", w.place(nest, node, identity(shape))))
 
 
 def into_zeros(view: Callable[..., Tensor], skipped: int = 1) -> Whole:
     """Return the writer of a call that puts its first argument into zeros."""
 
     def write(w: Writer, node: Any) -> None:
-        fill(w, node, literal(0, type_of(node)))
-        with torch._C._DisableTorchDispatch():
-            part = view(value_of(node), *node.args[1 + skipped :], **node.kwargs)
+        fill(w, node, 0)
+        part = part_of(node, view, *node.args[1 + skipped :], **node.kwargs)
         put(w, node, node.args[0], part)
 
     return write
@@ -122,8 +110,7 @@ def into_copy(view: Callable[..., Tensor]) -> Whole:
 
     def write(w: Writer, node: Any) -> None:
         put(w, node, node.args[0], value_of(node))
-        with torch._C._DisableTorchDispatch():
-            part = view(value_of(node), *node.args[2:], **node.kwargs)
+        part = part_of(node, view, *node.args[2:], **node.kwargs)
         put(w, node, node.args[1], part)
 
     return write
@@ -137,13 +124,11 @@ def diagonal_of(x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> T
 def write_pad(w: Writer, node: Any) -> None:
     """Write a constant, and the argument inside."""
     source, pads, *rest = node.args
-    fill(w, node, literal(rest[0] if rest else 0, type_of(node)))
-    part = value_of(node)
-    with torch._C._DisableTorchDispatch():
-        for place in range(len(pads) // 2):
-            d = part.dim() - 1 - place
-            part = part.narrow(d, pads[2 * place], value_of(source).shape[d])
-    put(w, node, source, part)
+    fill(w, node, rest[0] if rest else 0)
+    shape = value_of(source).shape
+    starts = [0] * (len(shape) - len(pads) // 2) + list(pads[-2::-2])
+    inside = [slice(s, s + n) for s, n in zip(starts, shape, strict=True)]
+    put(w, node, source, part_of(node, Tensor.__getitem__, tuple(inside)))
 
 
 def write_cat(w: Writer, node: Any) -> None:
@@ -152,13 +137,9 @@ def write_cat(w: Writer, node: Any) -> None:
     dim = node.args[1] if len(node.args) > 1 else 0
     at = 0
     for source in sources:
-        own = value_of(source)
-        if own.dim() == 1 and not own.numel():
-            continue
-        with torch._C._DisableTorchDispatch():
-            part = value_of(node).narrow(dim, at, own.shape[dim])
-        put(w, node, source, part)
-        at += own.shape[dim]
+        size = value_of(source).shape[dim]
+        put(w, node, source, part_of(node, torch.narrow, dim, at, size))
+        at += size
 
 
 def write_stack(w: Writer, node: Any) -> None:
@@ -166,17 +147,14 @@ def write_stack(w: Writer, node: Any) -> None:
     sources = node.args[0]
     dim = node.args[1] if len(node.args) > 1 else 0
     for place, source in enumerate(sources):
-        with torch._C._DisableTorchDispatch():
-            part = value_of(node).select(dim, place)
-        put(w, node, source, part)
+        put(w, node, source, part_of(node, torch.select, dim, place))
 
 
 def write_eye(w: Writer, node: Any) -> None:
     """Write zeros, and ones on the diagonal."""
-    fill(w, node, literal(0, type_of(node)))
-    with torch._C._DisableTorchDispatch():
-        diagonal = value_of(node).diagonal()
-    nest = w.add(Nest(tuple(diagonal.shape), 1))
+    fill(w, node, 0)
+    diagonal = part_of(node, torch.diagonal)
+    nest = w.over(diagonal.shape)
     place = w.part(nest, node, diagonal, value_of(node))
     nest.body.append(Line(f"@ = {literal(1, type_of(node))};", place))
 
@@ -184,12 +162,9 @@ def write_eye(w: Writer, node: Any) -> None:
 def write_reshape(w: Writer, node: Any) -> None:
     """Copy the elements in their order: a view that memory does not allow."""
     source = node.args[0]
-    shape = tuple(value_of(source).shape)
-    nest = w.add(Nest(shape, len(shape)))
-    value = w.read(nest, source, identity(shape))
-    with torch._C._DisableTorchDispatch():
-        row_by_row = torch.empty(shape, device="meta").stride()
-    place = Place(w.buffer(node), 0, tuple(row_by_row))
+    nest = w.over(value_of(source).shape)
+    value = w.read(nest, source, identity(nest.sizes))
+    place = Place(w.buffer(node), 0, row_strides(nest.sizes))
     nest.body.append(Line(f"@ = {value.text};", place))
 
 
@@ -233,15 +208,14 @@ def write_product(
     if along:
         nest = w.add(Nest((*batch, rows, columns, inner), len(batch) + 2))
     else:
-        start = literal(0, type_)
         if added is None:
-            fill(w, node, start)
+            fill(w, node, 0)
         else:
-            shape = tuple(out.shape)
-            nest = w.add(Nest(shape, len(shape)))
-            value = w.read(nest, added, broadcast(added, node, identity(shape)))
+            nest = w.over(out.shape)
+            own = identity(nest.sizes)
+            value = w.read(nest, added, broadcast(added, node, own))
             text = times(value.text, beta, type_)
-            nest.body.append(Line(f"@ = {text};", w.place(nest, node, identity(shape))))
+            nest.body.append(Line(f"@ = {text};", w.place(nest, node, own)))
         nest = w.add(Nest((*batch, rows, inner, columns), len(batch) + 3))
         j, k = k, j
 
@@ -265,7 +239,6 @@ def write_product(
     nest.sums.append(name)
     total = times(name, alpha, type_)
     if added is not None:
-        shape = tuple(out.shape)
         own = broadcast(added, node, mapped(out, *loops))
         here = len(nest.body)
         value = w.read(nest, added, own)
@@ -340,31 +313,27 @@ def always(node: Any) -> bool:
 
 
 MOST_PRODUCTS = 2**14
-"""Up to so many multiplications loops take less time than a call of BLAS."""
-SUM = reduction("0", "{a} += {v};")
-MEAN = reduction("0", "{a} += {v};", mean=True)
-ELEMENTS: dict[Any, tuple[Element, Callable[[Any], bool]]] = {
+"""More multiplications are left to BLAS."""
+SUM = reduction("0", ADD)
+MEAN = reduction("0", ADD, mean=True)
+LARGEST = reduction("-__builtin_inf()", STEPS_OF_ROWS["max"].c)
+SMALLEST = reduction("__builtin_inf()", "{0} < {1} || {0} != {0} ? {0} : {1}")
+ELEMENTS: dict[Any, tuple[Element, Fits]] = {
     aten.index.Tensor: (element_of_index, has_indices),
     aten.index_select.default: (element_of_index_select, has_integers),
     aten.embedding.default: (element_of_embedding, has_integers),
 }
 """Calls of which any element can be computed alone, beside the elementwise ones."""
-REDUCTIONS: dict[Any, tuple[Whole, Callable[[Any], bool]]] = {
+REDUCTIONS: dict[Any, tuple[Whole, Fits]] = {
     aten.sum.default: (SUM, is_sum),
     aten.sum.dim_IntList: (SUM, is_sum),
     aten.mean.default: (MEAN, is_sum),
     aten.mean.dim: (MEAN, is_sum),
-    aten.amax.default: (
-        reduction("-__builtin_inf()", "{a} = {v} > {a} || {v} != {v} ? {v} : {a};"),
-        is_sum,
-    ),
-    aten.amin.default: (
-        reduction("__builtin_inf()", "{a} = {v} < {a} || {v} != {v} ? {v} : {a};"),
-        is_sum,
-    ),
+    aten.amax.default: (LARGEST, is_sum),
+    aten.amin.default: (SMALLEST, is_sum),
 }
 """Calls that read their argument once."""
-WHOLES: dict[Any, tuple[Whole, Callable[[Any], bool]]] = {
+WHOLES: dict[Any, tuple[Whole, Fits]] = {
     **REDUCTIONS,
     aten.mm.default: (product(0), is_short_product),
     aten.bmm.default: (product(0), is_short_product),

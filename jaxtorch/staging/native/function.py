@@ -45,14 +45,19 @@ class LoopFunction(Region):
     def bind(self, function: Any) -> tuple[str, Any]:
         """Write the Python function that calls the compiled one."""
         function.restype = int
-        names: dict[str, Any] = {"function": function, "empty": make_empty}
+        names: dict[str, Any] = {
+            "function": function,
+            "empty": make_empty,
+            "laid": laid,
+            "faults": self.faults,
+        }
         lines, given = [], []
         for place, node in enumerate(self.inputs):
             value = value_of(node)
             name = f"in{place}"
             if value.is_contiguous():
                 lines.append(
-                    f"if not {name}.is_contiguous(): {name} = row_by_row({name})"
+                    f"if not {name}.is_contiguous(): {name} = {name}.contiguous()"
                 )
             else:
                 strides = tuple(value.stride())
@@ -70,11 +75,9 @@ class LoopFunction(Region):
         if self.scratch > MOST_ON_STACK:
             names["bytes"] = torch.uint8
             lines.append(f"own = empty(({self.scratch + ALIGNED},), (1,), bytes)")
-            given_own = ["own"]
-        else:
-            given_own = []
-        pointers = ", ".join(f"{n}.data_ptr()" for n in given + made + given_own)
-        names |= {"row_by_row": row_by_row, "laid": laid, "faults": self.faults}
+        own = ["own"] if self.scratch > MOST_ON_STACK else []
+        read = [*given, *made, *own]
+        pointers = ", ".join(f"{name}.data_ptr()" for name in read)
         if self.faults:
             lines.append(f"fault = function({pointers})")
             lines.append("if fault: raise IndexError(faults[fault - 1])")
@@ -82,7 +85,7 @@ class LoopFunction(Region):
             lines.append(f"function({pointers})")
         body = "\n    ".join([*lines, f"return [{', '.join(made)}]"])
         code = f"def run({', '.join(given)}):\n    {body}\n"
-        function.argtypes = [ctypes.c_void_p] * len(given + made + given_own)
+        function.argtypes = [ctypes.c_void_p] * len(read)
         exec(compile(code, "<jaxtorch.native>", "exec"), names)
         return code, names["run"]
 
@@ -93,11 +96,6 @@ class LoopFunction(Region):
     def graphs(self) -> Sequence[fx.Graph]:
         """Return nothing: the graph that the loops were written from is at hand."""
         return []
-
-
-def row_by_row(x: Tensor) -> Tensor:
-    """Copy a tensor so that it lies row by row."""
-    return x.contiguous()
 
 
 def laid(x: Tensor, strides: tuple[int, ...]) -> Tensor:
@@ -115,7 +113,9 @@ def source_of(writer: Writer) -> tuple[str, int]:
     begin = []
     if total > MOST_ON_STACK:
         params.append("char* given")
-        begin.append("  char* own = (char*)(((size_t)given + 63) & ~(size_t)63);")
+        last = ALIGNED - 1
+        up = f"((size_t)given + {last}) & ~(size_t){last}"
+        begin.append(f"  char* own = (char*)({up});")
     elif total:
         begin.append(f"  char own[{total}] __attribute__((aligned({ALIGNED})));")
     blocks = []

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from jaxtorch.staging.native.calls import ELEMENTS, REDUCTIONS, WHOLES
 from jaxtorch.staging.native.function import LoopFunction
 from jaxtorch.staging.native.loops import TYPES
-from jaxtorch.staging.native.scalars import is_elementwise
+from jaxtorch.staging.native.scalars import speaks
 from jaxtorch.staging.native.views import is_view, root_of
 from jaxtorch.staging.native.writer import Writer
 from jaxtorch.staging.passes.pipeline import drop_dead_code
@@ -21,7 +21,7 @@ from jaxtorch.staging.passes.simplify import uniform
 MOST_ELEMENTS = 1 << 16
 """Larger tensors are left to ATen, which runs them on all threads."""
 FEWEST_CALLS = 2
-"""A group of fewer calls takes as long as ATen."""
+"""Fewer calls are left to ATen."""
 
 
 def copied(graph: fx.Graph) -> fx.Graph:
@@ -52,7 +52,7 @@ def can_loop(node: Any) -> bool:
     if uniform(node) is not None:
         return True
     entry = ELEMENTS.get(node.target) or WHOLES.get(node.target)
-    return entry[1](node) if entry is not None else is_elementwise(node)
+    return entry[1](node) if entry is not None else speaks(node)
 
 
 def is_small(x: Tensor) -> bool:
@@ -101,9 +101,8 @@ def group(graph: fx.Graph) -> tuple[fx.Graph, list[LoopFunction]]:
         for members in groups.values()
         if sum(uniform(n) is None for n in members) >= FEWEST_CALLS
     ]
-    while drop_dead_code(graph):  # views stand behind the loops that read them
-        pass
     sort(graph)
+    drop_dead_code(graph)
     reuse_memory(graph)
     return graph, made
 
@@ -131,11 +130,8 @@ def replace(graph: fx.Graph, members: list[fx.Node]) -> LoopFunction:
     """Let loops stand for calls."""
     inside = set(members)
     results = [node for node in members if is_read_outside(node, inside)]
-    elements = {target: entry[0] for target, entry in ELEMENTS.items()}
-    wholes = {target: entry[0] for target, entry in WHOLES.items()}
-    writer = Writer(members, results, elements, wholes, REDUCTIONS)
-    function = LoopFunction(writer)
-    behind = max(members, key=list(graph.nodes).index)
+    function = LoopFunction(Writer(members, results, ELEMENTS, WHOLES, REDUCTIONS))
+    behind = members[-1]
     with graph.inserting_after(behind):
         call = graph.call_function(function, tuple(function.inputs))
     call.meta["device"] = behind.meta["device"]

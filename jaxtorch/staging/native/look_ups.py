@@ -110,7 +110,7 @@ def write_index_put(w: Writer, node: Any) -> None:
     with torch._C._DisableTorchDispatch():
         own = [None if i is None else value_of(i) for i in indices]
         shape = tuple(aten.index.Tensor(value_of(node), own).shape)
-    nest = w.add(Nest(shape, len(shape)))
+    nest = w.over(shape)
     value = w.read(nest, values, broadcast(values, node, identity(shape)))
     place = chosen(w, nest, node, indices, identity(shape))
     sign = "+=" if rest and rest[0] else "="

@@ -1,13 +1,14 @@
 """Elementwise calls of ATen in C: the words of kernels, printed for one type."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from jaxtorch.kernels.program import STEPS, Builder, Step, Value, is_finite
-from jaxtorch.kernels.vocabulary import WORDS
+from jaxtorch.kernels.vocabulary import WORDS, clamp, same
 from jaxtorch.staging.native.loops import TYPES, Scalar
 from jaxtorch.staging.passes.rewriting import value_of
 
@@ -19,11 +20,13 @@ LOGIC = ("gt", "ge", "lt", "le", "eq", "ne", "both", "either")
 """Steps that make a condition."""
 MATHS = tuple(name for name, meaning in STEPS.items() if "{f}" in meaning.c)
 """Steps that C has for floating point only."""
-
-
-def same(x: Value, *args: Any, **kwargs: Any) -> Value:
-    """Return the value itself: what changes is its place, or its type."""
-    return x
+CHOICES = (
+    aten.where.self,
+    aten.where.ScalarOther,
+    aten.where.ScalarSelf,
+    aten.where.Scalar,
+)
+"""Calls whose first argument is a condition."""
 
 
 def add_product(x: Any, a: Any, b: Any, *, value: Any = 1) -> Any:
@@ -43,9 +46,7 @@ OWN_WORDS: dict[Any, Word] = {
     aten.addcdiv.default: add_quotient,
     aten.clone.default: same,
     aten._to_copy.default: same,
-    aten.hardtanh.default: lambda x, low=-1, high=1: WORDS[aten.clamp.default](
-        x, low, high
-    ),
+    aten.hardtanh.default: lambda x, low=-1, high=1: clamp(x, low, high),
 }
 """What has no word of a kernel, or another one."""
 
@@ -130,9 +131,8 @@ def lines_of(
 
 def converted(value: Scalar, type_: str, node: Any, place: int) -> Scalar:
     """Return an operand in the type that a call computes in; conditions as they are."""
-    chooses = node.target in (aten.where.self, aten.where.ScalarOther)
-    chooses = chooses or node.target in (aten.where.ScalarSelf, aten.where.Scalar)
-    if value.type == type_ or (chooses and tensors_in(node)[place] is node.args[0]):
+    chooses = node.target in CHOICES and tensors_in(node)[place] is node.args[0]
+    if value.type == type_ or chooses:
         return value
     return Scalar(f"({type_}){value.text}", type_)
 
@@ -142,26 +142,20 @@ def said(step: Step, known: dict[str, Scalar], type_: str) -> str:
     args = [
         known[a].text if isinstance(a, str) else literal(a, type_) for a in step.args
     ]
-    ending = "f" if type_ == "float" else ""
-    return STEPS[step.name].c.format(*args, f=ending)
+    return STEPS[step.name].c.format(*args, f=ENDINGS.get(type_))
 
 
 def literal(number: Any, type_: str) -> str:
     """Return a number as C writes it."""
-    if type_ in ("float", "double"):
-        number = float(number)
-        text = repr(number)
-        if number != number:
-            text = '__builtin_nan("")'
-        elif abs(number) == float("inf"):
-            text = "(-1.0 / 0.0)" if number < 0 else "(1.0 / 0.0)"
-        elif type_ == "float":
-            text += "f"
-        return f"({type_})({text})" if number != number or text[0] == "(" else text
-    return f"{int(number)}LL" if type_ == "long long" else f"{int(number)}"
+    if type_ not in ENDINGS:
+        return f"{int(number)}LL" if type_ == "long long" else f"{int(number)}"
+    number, ending = float(number), ENDINGS[type_]
+    if number != number:
+        return f'__builtin_nan{ending}("")'
+    if math.isinf(number):
+        return f"{'-' * (number < 0)}__builtin_inf{ending}()"
+    return f"{number!r}{ending}"
 
 
-def is_elementwise(node: fx.Node) -> bool:
-    """Tell whether a node is an elementwise call that C has words for."""
-    value = node.meta["val"]
-    return isinstance(value, Tensor) and value.dtype in TYPES and speaks(node)
+ENDINGS = {"float": "f", "double": ""}
+"""How numbers of a type end in C, and the names of functions of it."""

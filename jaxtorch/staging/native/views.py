@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch.core.primitive import Kind, primitive_of
-from jaxtorch.staging.passes.rewriting import VIEWS, value_of
+from jaxtorch.staging.passes.rewriting import (
+    PERMUTES,
+    RESHAPES,
+    VIEWS,
+    order_of,
+    value_of,
+)
 
 aten = torch.ops.aten
 Mapping: TypeAlias = tuple[int | None, ...]
@@ -51,21 +57,12 @@ def broadcast(source: fx.Node, node: fx.Node, mapping: Mapping) -> Mapping:
 def through(view: Any, mapping: Mapping) -> Mapping | None:
     """Return the mapping of what is viewed; None if dims are split, merged or cut."""
     source, shape = value_of(view.args[0]).shape, value_of(view).shape
-    order: Any = None
-    if view.target is aten.permute.default:
-        order = [d % len(shape) for d in view.args[1]]
-    elif view.target is aten.t.default:
-        order = list(range(len(shape)))[::-1]
-    elif view.target is aten.transpose.int:
-        order = list(range(len(shape)))
-        a, b = (d % len(shape) for d in view.args[1:])
-        order[a], order[b] = order[b], order[a]
-    if order is not None:
-        placed = dict(zip(order, mapping, strict=True))
+    if view.target in PERMUTES:
+        placed = dict(zip(order_of(view), mapping, strict=True))
         return tuple(placed[d] for d in range(len(shape)))
     if view.target is aten.expand.default:
         return broadcast(view.args[0], view, mapping)
-    if view.target not in RESHAPES:
+    if view.target not in IN_ORDER:
         return None
     if [n for n in source if n != 1] != [n for n in shape if n != 1]:
         return None
@@ -73,13 +70,5 @@ def through(view: Any, mapping: Mapping) -> Mapping | None:
     return tuple(None if n == 1 else next(left) for n in source)
 
 
-RESHAPES = {
-    *VIEWS,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.squeeze.default,
-    aten.alias.default,
-    aten.detach.default,
-}
+IN_ORDER = {*RESHAPES, aten.alias.default, aten.detach.default}
 """Views that keep the order of the elements."""

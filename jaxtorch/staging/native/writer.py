@@ -19,6 +19,8 @@ Element = Callable[["Writer", Nest, Any, Mapping], Scalar]
 """Writes the lines that make one element of a call."""
 Whole = Callable[["Writer", Any], None]
 """Writes the nests of a call that is no single element's."""
+Fits = Callable[[Any], bool]
+"""Tells whether a call can be written."""
 
 
 def identity(shape: Sequence[int]) -> Mapping:
@@ -41,8 +43,8 @@ class Writer:
         self,
         members: Sequence[fx.Node],
         results: Sequence[fx.Node],
-        elements: dict[Any, Element],
-        wholes: dict[Any, Whole],
+        elements: dict[Any, tuple[Element, Fits]],
+        wholes: dict[Any, tuple[Whole, Fits]],
         once: Collection[Any],
     ) -> None:
         self.members = set(members)
@@ -72,9 +74,8 @@ class Writer:
 
     def write(self, node: Any) -> None:
         """Write the nests of a call, or leave it to the call that reads it."""
-        whole = self.wholes.get(node.target)
-        if whole is not None:
-            whole(self, node)
+        if node.target in self.wholes:
+            self.wholes[node.target][0](self, node)
             self.last[node] = len(self.nests) - 1
         elif not self.is_inlined(node):
             self.settle(node)
@@ -92,7 +93,7 @@ class Writer:
             return False
         (reader,) = readers
         own, shape = value_of(node).numel(), self.turns(reader)
-        return own == shape and self.reads_once(reader, node)
+        return own == shape and self.reads_once(reader)
 
     def readers(self, node: fx.Node) -> Iterator[fx.Node | None]:
         """Yield who reads a value, also broadcast; None where it must lie in memory."""
@@ -106,14 +107,10 @@ class Writer:
 
     def turns(self, node: Any) -> int:
         """Return how many elements a call reads of a value in its full shape."""
-        value = value_of(node)
-        if node.target in self.wholes:
-            value = (
-                value_of(node.args[0]) if isinstance(node.args[0], fx.Node) else value
-            )
-        return value.numel()
+        whole = node.target in self.wholes and isinstance(node.args[0], fx.Node)
+        return value_of(node.args[0] if whole else node).numel()
 
-    def reads_once(self, reader: Any, node: fx.Node) -> bool:
+    def reads_once(self, reader: Any) -> bool:
         """Tell whether a call reads each element of a value at one turn alone."""
         if reader.target in self.wholes:
             return reader.target in self.once
@@ -124,9 +121,10 @@ class Writer:
         shape = tuple(value_of(node).shape)
         own = identity(shape)
         first = self.earliest(node, shape, own)
-        nest = next(
-            (n for n in self.nests[first:] if self.flat.get(n) == shape), None
-        ) or self.add(Nest(shape, len(shape)), flat=True)
+        nest = next((n for n in self.nests[first:] if self.flat.get(n) == shape), None)
+        if nest is None:
+            nest = self.over(shape)
+            self.flat[nest] = shape
         self.home[node] = nest
         self.last[node] = self.nests.index(nest)
         self.values[nest][node, own] = self.compute(nest, node, own)
@@ -158,26 +156,32 @@ class Writer:
             elif source in self.members and uniform(source) is None:
                 yield from self.sources(source, own or ())
 
-    def add(self, nest: Nest, flat: bool = False) -> Nest:
+    def add(self, nest: Nest) -> Nest:
         """Append a nest."""
         self.nests.append(nest)
         self.values[nest] = {}
-        if flat:
-            self.flat[nest] = tuple(nest.sizes)
         return nest
+
+    def over(self, shape: Sequence[int]) -> Nest:
+        """Append a nest over the elements of a shape."""
+        return self.add(Nest(tuple(shape), len(shape)))
 
     # What a turn reads and makes.
 
     def read(self, nest: Nest, node: Any, mapping: Mapping) -> Scalar:
         """Return an element of a value, with the lines that it takes."""
-        number = uniform(node)
-        type_ = TYPES[value_of(node).dtype]
+        number = self.number(node)
         if number is not None:
-            return Scalar(literal(number, type_), type_)
+            return number
         known = self.values[nest]
         if (node, mapping) not in known:
             known[node, mapping] = self.made(nest, node, mapping)
         return known[node, mapping]
+
+    def number(self, node: Any) -> Scalar | None:
+        """Return the number that all elements of a value are, if they are one."""
+        number, type_ = uniform(node), TYPES[value_of(node).dtype]
+        return None if number is None else Scalar(literal(number, type_), type_)
 
     def made(self, nest: Nest, node: Any, mapping: Mapping) -> Scalar:
         """Compute an element, or load it from memory."""
@@ -196,13 +200,11 @@ class Writer:
 
     def compute(self, nest: Nest, node: Any, mapping: Mapping) -> Scalar:
         """Write the lines of an elementwise call."""
-        own = self.elements.get(node.target)
-        if own is not None:
-            return own(self, nest, node, mapping)
-        number = uniform(node)
+        if node.target in self.elements:
+            return self.elements[node.target][0](self, nest, node, mapping)
+        number = self.number(node)
         if number is not None:
-            type_ = TYPES[value_of(node).dtype]
-            return Scalar(literal(number, type_), type_)
+            return number
         given = [
             self.read(nest, source, broadcast(source, node, mapping))
             for source in tensors_in(node)

@@ -12,8 +12,14 @@ from torch import fx
 
 from jaxtorch.kernels import OPERATORS
 from jaxtorch.staging.passes.per_sample_factors import Gradients, gradients_of
-from jaxtorch.staging.passes.rewriting import emit, is_call, shape_of, value_of
-from jaxtorch.staging.passes.simplify import PERMUTES, order_of
+from jaxtorch.staging.passes.rewriting import (
+    PERMUTES,
+    emit,
+    is_call,
+    order_of,
+    shape_of,
+    value_of,
+)
 
 aten = torch.ops.aten
 ROWS_NORM = OPERATORS["rows_norm"].overload

@@ -11,8 +11,15 @@ from torch import fx
 
 from jaxtorch.kernels import OPERATORS
 from jaxtorch.kernels.operator import Operator, runs_on
-from jaxtorch.staging.passes.rewriting import emit, is_call, item, shape_of, value_of
-from jaxtorch.staging.passes.simplify import PERMUTES, order_of
+from jaxtorch.staging.passes.rewriting import (
+    PERMUTES,
+    emit,
+    is_call,
+    item,
+    order_of,
+    shape_of,
+    value_of,
+)
 
 aten = torch.ops.aten
 WEIGHT = OPERATORS["per_sample_weight"].overload

@@ -10,14 +10,16 @@ import torch
 from torch import fx
 
 from jaxtorch.staging.passes.rewriting import (
+    PERMUTES,
+    RESHAPES,
     copied,
     emit,
     infer,
     is_call,
+    order_of,
     shape_of,
     value_of,
 )
-from jaxtorch.staging.passes.simplify import PERMUTES, RESHAPES, order_of
 from jaxtorch.staging.running.memory import bytes_made
 
 aten = torch.ops.aten

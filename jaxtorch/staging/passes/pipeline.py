@@ -161,22 +161,19 @@ def combine_calls(graph: fx.Graph, work: Work) -> int:
     return made
 
 
-def lower(graph: fx.Graph, work: Work) -> int:
-    """Let kernels compute what is used of per-sample gradients; returns of how many."""
-    lowered = lower_per_sample(graph)
-    if lowered:
-        drop_dead_code(graph)
-        work.rewrites.append(f"{lowered} per-sample gradients are used and not made")
-    return lowered
+def into_kernels(
+    run: Callable[[fx.Graph], int], said: str
+) -> Callable[[fx.Graph, Work], int]:
+    """Make a pass of a function that puts kernels into a graph, and say of how many."""
 
+    def lower(graph: fx.Graph, work: Work) -> int:
+        lowered = run(graph)
+        if lowered:
+            drop_dead_code(graph)
+            work.rewrites.append(f"{lowered} {said}")
+        return lowered
 
-def lower_pushes(graph: fx.Graph, work: Work) -> int:
-    """Let kernels push tangents through layers; returns how many products they make."""
-    lowered = lower_jacobians(graph)
-    if lowered:
-        drop_dead_code(graph)
-        work.rewrites.append(f"{lowered} products of Jacobians run in kernels")
-    return lowered
+    return lower
 
 
 def lower_small(graph: fx.Graph, work: Work) -> int:
@@ -218,14 +215,22 @@ CLEAN_UP = (
 """Run again and again until none of them changes anything."""
 
 FINISH = (
-    Pass("per-sample gradients", "full", lower),
+    Pass(
+        "per-sample gradients",
+        "full",
+        into_kernels(lower_per_sample, "per-sample gradients are used and not made"),
+    ),
     Pass("multilinear", "full", multiply_best),
     Pass("equal up to sign", "full", share_signs),
     Pass("common factors", "full", share_factors),
     Pass("pieces joined", "full", join),
     Pass("constants", "safe", fold),
     Pass("small matrices", "full", lower_small),
-    Pass("Jacobians", "full", lower_pushes),
+    Pass(
+        "Jacobians",
+        "full",
+        into_kernels(lower_jacobians, "products of Jacobians run in kernels"),
+    ),
     Pass("fused", "full", fuse),
     Pass("combined", "full", combine_calls),
     Pass("results copied", "safe", separate),

@@ -12,8 +12,15 @@ from torch import fx
 
 from jaxtorch.staging.multilinear.operators.slopes import SLOPES
 from jaxtorch.staging.passes.onednn import pays_for_copy
-from jaxtorch.staging.passes.rewriting import emit, is_call, shape_of, value_of
-from jaxtorch.staging.passes.simplify import PERMUTES, order_of, uniform
+from jaxtorch.staging.passes.rewriting import (
+    PERMUTES,
+    emit,
+    is_call,
+    order_of,
+    shape_of,
+    value_of,
+)
+from jaxtorch.staging.passes.simplify import uniform
 from jaxtorch.staging.running.memory import bytes_made
 
 aten = torch.ops.aten

@@ -12,6 +12,8 @@ from jaxtorch.core.primitive import Kind, primitive_of
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.sizes import Linear
 
+aten = torch.ops.aten
+
 
 def value_of(node: fx.Node) -> Tensor:
     """Return the meta tensor of a node with one output."""
@@ -53,7 +55,7 @@ def emit(before: fx.Node, overload: OpOverload, *args: Any, **kwargs: Any) -> fx
 def copied(before: fx.Node, node: fx.Node) -> fx.Node:
     """Emit a copy that lies row by row."""
     row_by_row = {"memory_format": torch.contiguous_format}
-    return emit(before, torch.ops.aten.clone.default, node, **row_by_row)
+    return emit(before, aten.clone.default, node, **row_by_row)
 
 
 def item(before: fx.Node, node: fx.Node, place: int) -> fx.Node:
@@ -93,8 +95,14 @@ def infer_again(graph: fx.Graph) -> None:
             node.meta["val"] = infer(node)
 
 
-VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
+VIEWS = {aten.view.default, aten._unsafe_view.default}
 """Views that run as a reshape: after a rewrite their source may have other strides."""
+
+
+def row_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of a tensor that lies row by row."""
+    with torch._C._DisableTorchDispatch():
+        return tuple(torch.empty(shape, device="meta").stride())
 
 
 def meta_of(value: Any) -> Any:
@@ -104,6 +112,20 @@ def meta_of(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(meta_of(v) for v in value)
     return value.at if isinstance(value, Linear) else value
+
+
+def order_of(node: Any) -> list[int]:
+    """Return the permutation that a permuting call makes."""
+    rank = value_of(node).dim()
+    order = list(range(rank))
+    if node.target is aten.permute.default:
+        return [d % rank for d in node.args[1]]
+    first, second = (
+        node.args[1:] if node.target is aten.transpose.int else (0, rank - 1)
+    )
+    if rank > 1:
+        order[first], order[second] = order[second], order[first]
+    return order
 
 
 def freeze(value: Any) -> Any:
@@ -120,9 +142,23 @@ def freeze(value: Any) -> Any:
 
 
 LIKE_FIRST = {
-    torch.ops.aten._sample_dirichlet.default,
-    torch.ops.aten._standard_gamma_grad.default,
-    torch.ops.aten.binomial.default,
-    torch.ops.aten._dirichlet_grad.default,
+    aten._sample_dirichlet.default,
+    aten._standard_gamma_grad.default,
+    aten.binomial.default,
+    aten._dirichlet_grad.default,
 }
 """Operators without a kernel for meta tensors; the result is like the first tensor."""
+RESHAPES: tuple[OpOverload, ...] = (
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.unsqueeze.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+)
+PERMUTES = (
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+)

@@ -11,7 +11,15 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from jaxtorch.staging.passes.rewriting import emit, is_call, shape_of, value_of
+from jaxtorch.staging.passes.rewriting import (
+    PERMUTES,
+    RESHAPES,
+    emit,
+    is_call,
+    order_of,
+    shape_of,
+    value_of,
+)
 
 aten = torch.ops.aten
 Rule = Callable[[fx.Node], fx.Node | None]
@@ -68,20 +76,6 @@ def selected(node: fx.Node, source: Any) -> fx.Node | None:
         return None
     start = max(start + whole[dim] if start < 0 else start, 0)
     return emit(node, aten.select.int, given, dim, start)
-
-
-def order_of(node: Any) -> list[int]:
-    """Return the permutation that a permuting call makes."""
-    rank = value_of(node).dim()
-    order = list(range(rank))
-    if node.target is aten.permute.default:
-        return [d % rank for d in node.args[1]]
-    first, second = (
-        node.args[1:] if node.target is aten.transpose.int else (0, rank - 1)
-    )
-    if rank > 1:
-        order[first], order[second] = order[second], order[first]
-    return order
 
 
 def drop_permutation(node: Any) -> Any:
@@ -214,16 +208,6 @@ def eye_of_one(node: Any) -> Any:
     return 1 if value_of(node).numel() == 1 else None
 
 
-RESHAPES: tuple[OpOverload, ...] = (
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.reshape.default,
-    aten.unsqueeze.default,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-)
-PERMUTES = (aten.permute.default, aten.transpose.int, aten.t.default)
 FILLS: dict[OpOverload, Callable[[fx.Node], Any]] = {
     aten.fill.Scalar: lambda node: node.args[1],
     aten.full.default: lambda node: node.args[1],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch.errors import UsageError, explain
-from jaxtorch.staging.passes.rewriting import value_of
+from jaxtorch.staging.passes.rewriting import row_strides, value_of
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.running.fusion import is_view
 from jaxtorch.staging.untracked import UNTRACKED
@@ -104,6 +104,5 @@ def kept(node: fx.Node, value: Tensor) -> fx.Node:
     """
     row_by_row: dict[str, Any] = {"memory_format": torch.contiguous_format}
     copy = node.graph.call_function(aten.clone.default, (node,), row_by_row)
-    strides = torch.empty(value.shape, device="meta").stride()
-    layout = (copy, list(value.shape), list(strides))
+    layout = (copy, list(value.shape), list(row_strides(value.shape)))
     return node.graph.call_function(aten.as_strided.default, layout)

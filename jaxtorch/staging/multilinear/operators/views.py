@@ -8,6 +8,7 @@ from jaxtorch.staging.multilinear import algebra
 from jaxtorch.staging.multilinear.form import Form, OpaqueError
 from jaxtorch.staging.multilinear.operators.arguments import argument, rank_of, shape_of
 from jaxtorch.staging.multilinear.reading import Reader, Reading
+from jaxtorch.staging.passes.rewriting import PERMUTES, RESHAPES, order_of
 
 aten = torch.ops.aten
 
@@ -34,19 +35,7 @@ def expand(reader: Reader, node: Any) -> Form:
 
 def permute(reader: Reader, node: Any) -> Form:
     """Any order of the dims."""
-    rank = rank_of(node)
-    order = [d % rank for d in node.args[1]]
-    return algebra.permuted(reader.of(node.args[0]), order)
-
-
-def transpose(reader: Reader, node: Any) -> Form:
-    """Two dims exchanged."""
-    rank = rank_of(node)
-    order = list(range(rank))
-    a, b = node.args[1:] if node.target is aten.transpose.int else (0, rank - 1)
-    if rank > 1:
-        order[a], order[b] = order[b], order[a]
-    return algebra.permuted(reader.of(node.args[0]), order)
+    return algebra.permuted(reader.of(node.args[0]), order_of(node))
 
 
 def select(reader: Reader, node: Any) -> Form:
@@ -170,23 +159,10 @@ def embed_diagonal(reader: Reader, node: Any) -> Form:
 
 
 READINGS: dict[Any, Reading] = {
-    **dict.fromkeys(
-        (
-            aten.view.default,
-            aten._unsafe_view.default,
-            aten.reshape.default,
-            aten.unsqueeze.default,
-            aten.squeeze.default,
-            aten.squeeze.dim,
-            aten.squeeze.dims,
-        ),
-        reshape,
-    ),
+    **dict.fromkeys(RESHAPES, reshape),
+    **dict.fromkeys(PERMUTES, permute),
     **dict.fromkeys((aten.alias.default, aten.clone.default), same_dtype),
     aten.expand.default: expand,
-    aten.permute.default: permute,
-    aten.transpose.int: transpose,
-    aten.t.default: transpose,
     aten.select.int: select,
     aten.slice.Tensor: take,
     **dict.fromkeys(
