@@ -110,6 +110,16 @@ def test_a_call_is_one_function_where_loops_can_make_all():
     assert lowered.c_code.count("int run(") == 1
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_is_only_marked_as_negated_is_read_so(count):
+    def func(x):
+        return torch.sin(x) * 2 + x
+
+    x = (torch.linspace(1, 2, count) * (1 + 2j)).conj().imag
+    assert x.is_neg()
+    torch.testing.assert_close(native(func)(x), func(x))
+
+
 def test_an_index_out_of_bounds_is_atens_error():
     staged = native(lambda x, i: (x[i] * 2).sin() + 1)
     with pytest.raises(IndexError, match="index 9 is out of bounds"):

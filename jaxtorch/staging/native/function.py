@@ -56,14 +56,13 @@ class LoopFunction(Region):
             value = value_of(node)
             name = f"in{place}"
             if value.is_contiguous():
-                lines.append(
-                    f"if not {name}.is_contiguous(): {name} = {name}.contiguous()"
-                )
+                lies = f"{name}.is_contiguous()"
+                copy = f"{name}.resolve_neg().contiguous()"
             else:
                 strides = tuple(value.stride())
-                lines.append(
-                    f"if {name}.stride() != {strides}: {name} = laid({name}, {strides})"
-                )
+                lies = f"{name}.stride() == {strides}"
+                copy = f"laid({name}, {strides})"
+            lines.append(f"if {name}.is_neg() or not {lies}: {name} = {copy}")
             given.append(name)
         made = []
         for place, node in enumerate(self.results):
