@@ -14,7 +14,9 @@ from typing import Any
 from jaxtorch.errors import explain
 
 FLAGS = (
-    "-O3",
+    "-O2",
+    "-ftree-vectorize",
+    "-funswitch-loops",
     "-march=native",
     "-fopenmp-simd",
     "-fno-math-errno",
@@ -50,8 +52,8 @@ class CompilerError(RuntimeError):
     """The C compiler refused the source."""
 
 
-def load(source: str, name: str) -> Any:
-    """Compile a source, unless it lies on disk, and return one of its functions.
+def load(source: str) -> Any:
+    """Compile a source, unless it lies on disk, and return the library.
 
     Raises:
         CompilerError: there is no compiler, or it failed.
@@ -61,7 +63,7 @@ def load(source: str, name: str) -> Any:
     path = folder() / f"{key[:32]}.so"
     if not path.exists():
         build(text, path)
-    return getattr(ctypes.CDLL(str(path)), name)
+    return ctypes.CDLL(str(path))
 
 
 def build(text: str, path: Path) -> None:

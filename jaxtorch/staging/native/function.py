@@ -1,4 +1,4 @@
-"""One group of calls as a function: its C source, compiled, and how it is called."""
+"""One group of calls as a function: its C source, and how it is called."""
 
 import ctypes
 from collections.abc import Sequence
@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from jaxtorch.staging.native.compiler import load
-from jaxtorch.staging.native.loops import Buffer
+from jaxtorch.staging.native.loops import Buffer, Nest
 from jaxtorch.staging.native.writer import Writer
 from jaxtorch.staging.passes.rewriting import value_of
 from jaxtorch.staging.region import Region
@@ -17,32 +16,38 @@ ALIGNED = 64
 """Bytes; memory of the function's own begins at multiples of it."""
 MOST_ON_STACK = 1 << 14
 """Bytes; more of its own memory is a tensor's."""
+NESTS_IN_A_PART = 16
+"""C compilers take more than twice as long for a function of twice the length."""
 make_empty: Any = getattr(torch._C._dynamo.guards, "_empty_strided_cpu", None) or (
     lambda size, stride, dtype: torch.empty_strided(size, stride, dtype=dtype)
 )
 
 
 class LoopFunction(Region):
-    """A compiled group of calls; takes tensors, returns a list of tensors.
+    """A group of calls; takes tensors, returns a list of tensors.
 
     Attributes:
+        symbol: the name of the function in C.
         source: in C.
-        code: the Python that calls it.
+        code: the Python that calls it, once the source is compiled.
         scratch: bytes of memory of its own.
         names: the calls of ATen that it stands for.
     """
 
     __name__ = "loops"
 
-    def __init__(self, writer: Writer) -> None:
+    code: str
+    run: Any
+
+    def __init__(self, writer: Writer, symbol: str) -> None:
+        self.symbol = symbol
         self.names = {node.name for node in writer.members}
         self.faults = writer.faults
         self.inputs = list(writer.inputs)
         self.results = writer.results
-        self.source, self.scratch = source_of(writer)
-        self.code, self.run = self.bind(load(self.source, "run"))
+        self.source, self.scratch = source_of(writer, symbol)
 
-    def bind(self, function: Any) -> tuple[str, Any]:
+    def bind(self, function: Any) -> None:
         """Write the Python function that calls the compiled one."""
         function.restype = int
         names: dict[str, Any] = {
@@ -83,10 +88,10 @@ class LoopFunction(Region):
         else:
             lines.append(f"function({pointers})")
         body = "\n    ".join([*lines, f"return [{', '.join(made)}]"])
-        code = f"def run({', '.join(given)}):\n    {body}\n"
+        self.code = f"def run({', '.join(given)}):\n    {body}\n"
         function.argtypes = [ctypes.c_void_p] * len(read)
-        exec(compile(code, "<jaxtorch.native>", "exec"), names)
-        return code, names["run"]
+        exec(compile(self.code, "<jaxtorch.native>", "exec"), names)
+        self.run = names["run"]
 
     def __call__(self, *args: Any) -> list[Any]:
         """Run on plain tensors."""
@@ -102,42 +107,70 @@ def laid(x: Tensor, strides: tuple[int, ...]) -> Tensor:
     return torch.empty_strided(x.shape, strides, dtype=x.dtype).copy_(x)
 
 
-def source_of(writer: Writer) -> tuple[str, int]:
+def source_of(writer: Writer, symbol: str) -> tuple[str, int]:
     """Return the C source of a group, and the bytes of its own memory."""
     own = [b for b in writer.buffers.values() if not b.given]
     outs = [writer.buffers[node] for node in writer.results]
     offsets, total = laid_out(writer, own)
-    params = [f"const {b.type}* restrict {b.name}" for b in writer.inputs.values()]
-    params += [f"{b.type}* restrict {b.name}" for b in outs]
-    begin = []
+    given = {b: f"const {b.type}* restrict {b.name}" for b in writer.inputs.values()}
+    given |= {b: f"{b.type}* restrict {b.name}" for b in outs}
+    params = list(given.values())
+    begin = ["  int fault = 0;"]
     if total > MOST_ON_STACK:
         params.append("char* given")
         last = ALIGNED - 1
         up = f"((size_t)given + {last}) & ~(size_t){last}"
         begin.append(f"  char* own = (char*)({up});")
-    elif total:
-        begin.append(f"  char own[{total}] __attribute__((aligned({ALIGNED})));")
-    blocks = []
-    for nest in writer.nests:
-        used = {line.place.buffer for line in nest.lines() if line.place is not None}
-        local = [
-            f"  {b.type}* restrict {b.name} = ({b.type}*)(own + {offsets[b]});"
-            for b in own
-            if b in used
-        ]
-        blocks.append("\n".join([" {", *local, nest.text(), " }"]))
-    lines = [f"int run({', '.join(params)}) {{", "  int fault = 0;", *begin, *blocks]
-    return "\n".join([*lines, "  return fault;", "}", ""]), total
+    else:
+        aligned = f"__attribute__((aligned({ALIGNED})))"
+        begin.append(f"  char own[{max(total, 1)}] {aligned};")
+    size = NESTS_IN_A_PART
+    nests = [writer.nests[i : i + size] for i in range(0, len(writer.nests), size)]
+    if len(nests) == 1:
+        parts, body = [], [block(nest, offsets) for nest in nests[0]]
+    else:
+        names = [f"{symbol}_{number}" for number in range(len(nests))]
+        pairs = [part(*own, given, offsets) for own in zip(names, nests, strict=True)]
+        parts, body = [p for p, _ in pairs], [call for _, call in pairs]
+    head = f"int {symbol}({', '.join(params)}) {{"
+    return "\n".join([*parts, head, *begin, *body, "  return fault;", "}", ""]), total
+
+
+def part(
+    name: str, nests: list[Nest], given: dict[Buffer, str], offsets: dict[Buffer, int]
+) -> tuple[str, str]:
+    """Return a C function for some nests of a group, and the line that calls it."""
+    used = {buffer for nest in nests for buffer in used_by(nest)}
+    params = ", ".join([*(given[b] for b in given if b in used), "char* own"])
+    args = ", ".join([*(b.name for b in given if b in used), "own"])
+    head = f"static __attribute__((noinline)) int {name}({params}) {{"
+    blocks = [block(nest, offsets) for nest in nests]
+    source = "\n".join([head, "  int fault = 0;", *blocks, "  return fault;", "}"])
+    return source, f"  {{ int wrong = {name}({args}); if (wrong) fault = wrong; }}"
+
+
+def block(nest: Nest, offsets: dict[Buffer, int]) -> str:
+    """Return the text of a nest, with pointers into the group's own memory."""
+    local = [
+        f"  {b.type}* restrict {b.name} = ({b.type}*)(own + {offsets[b]});"
+        for b in used_by(nest)
+        if not b.given
+    ]
+    return "\n".join([" {", *local, nest.text(), " }"])
+
+
+def used_by(nest: Nest) -> list[Buffer]:
+    """Return the memory that a nest reads or writes, in the order of its lines."""
+    places = [line.place for line in nest.lines()]
+    return list(dict.fromkeys(p.buffer for p in places if p is not None))
 
 
 def laid_out(writer: Writer, own: list[Buffer]) -> tuple[dict[Buffer, int], int]:
     """Give memory to buffers: those that are never needed at one time may share it."""
     lives: dict[Buffer, list[int]] = {}
     for number, nest in enumerate(writer.nests):
-        for line in nest.lines():
-            if line.place is not None:
-                span = lives.setdefault(line.place.buffer, [number, number])
-                span[1] = number
+        for buffer in used_by(nest):
+            lives.setdefault(buffer, [number, number])[1] = number
     offsets: dict[Buffer, int] = {}
     total = 0
     for buffer in sorted(own, key=lambda b: -b.bytes):

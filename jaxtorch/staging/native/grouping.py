@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from jaxtorch.staging.native.calls import ELEMENTS, REDUCTIONS, WHOLES
+from jaxtorch.staging.native.compiler import load
 from jaxtorch.staging.native.function import LoopFunction
 from jaxtorch.staging.native.loops import TYPES
 from jaxtorch.staging.native.scalars import speaks
@@ -97,10 +98,13 @@ def group(graph: fx.Graph) -> tuple[fx.Graph, list[LoopFunction]]:
     for node in sorted(calls, key=lambda n: (level[n], n not in loops, order[n])):
         last.prepend(node)
     made = [
-        replace(graph, members)
-        for members in groups.values()
+        replace(graph, members, f"run{number}")
+        for number, members in enumerate(groups.values())
         if sum(uniform(n) is None for n in members) >= FEWEST_CALLS
     ]
+    library = load("\n".join(f.source for f in made)) if made else None
+    for function in made:
+        function.bind(getattr(library, function.symbol))
     sort(graph)
     drop_dead_code(graph)
     reuse_memory(graph)
@@ -126,11 +130,13 @@ def sort(graph: fx.Graph) -> None:
             placed.add(node)
 
 
-def replace(graph: fx.Graph, members: list[fx.Node]) -> LoopFunction:
+def replace(graph: fx.Graph, members: list[fx.Node], symbol: str) -> LoopFunction:
     """Let loops stand for calls."""
     inside = set(members)
     results = [node for node in members if is_read_outside(node, inside)]
-    function = LoopFunction(Writer(members, results, ELEMENTS, WHOLES, REDUCTIONS))
+    function = LoopFunction(
+        Writer(members, results, ELEMENTS, WHOLES, REDUCTIONS), symbol
+    )
     behind = members[-1]
     with graph.inserting_after(behind):
         call = graph.call_function(function, tuple(function.inputs))
