@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import jaxtorch
+from benchmarks.memory import peak_bytes
 from jaxtorch import jit
 from jaxtorch.staging.native import compiler
 from jaxtorch.staging.native.function import MOST_ON_STACK
@@ -138,6 +139,24 @@ def test_much_memory_of_its_own_is_a_tensor():
     functions = staged.lower(x).staged.run.functions
     assert max(f.scratch for f in functions) > MOST_ON_STACK
     assert staged.lower(x).peak_bytes >= max(f.scratch for f in functions)
+
+
+@pytest.mark.parametrize(
+    "func",
+    [
+        lambda x: torch.sort(torch.tanh(x) * 2)[0].exp() + 1,
+        lambda x: (y := torch.exp(x) * 2) - y.cumsum(0).sin().mean(0),
+        lambda x: (torch.tanh(x[:200]) @ torch.tanh(x[:200]).t()).sin().sum(1),
+    ],
+)
+def test_peak_bytes_is_what_the_allocator_sees(func):
+    staged = native(func)
+    x = torch.linspace(-1, 1, 600 * 6, dtype=torch.float64).reshape(600, 6)
+    staged(x)
+    peak = staged.lower(x).peak_bytes
+    own = max(f.scratch for f in staged.lower(x).staged.run.functions)
+    on_stack = own if own <= MOST_ON_STACK else 0
+    assert abs(peak_bytes(lambda: staged(x)) - (peak - on_stack)) <= 0.05 * peak
 
 
 def test_random_numbers_are_atens():

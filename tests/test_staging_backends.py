@@ -5,6 +5,7 @@ import torch
 
 import jaxtorch
 from jaxtorch import jit
+from jaxtorch.staging.native import compiler
 from jaxtorch.staging.running import backends
 from jaxtorch.staging.running.backends import choose
 from jaxtorch.staging.running.cuda_graph import CudaGraph, refusal
@@ -63,8 +64,8 @@ def test_a_group_counts_one_read_of_a_view():
 
 def test_auto_compiles_where_that_pays_soon(monkeypatch):
     monkeypatch.setattr(backends, "has_compiler", lambda: True)
-    small, large = graph_of(chain, like(1000)), graph_of(chain, like(4 * MB))
-    assert choose(small, "auto", "full").backend == "python"
+    middle, large = graph_of(chain, like(MB // 8)), graph_of(chain, like(4 * MB))
+    assert choose(middle, "auto", "full").backend == "python"
     choice = choose(large, "auto", "full")
     assert choice == choose(large, "auto", "full")
     assert choice.backend == "inductor"
@@ -99,24 +100,55 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_auto_never_compiles_a_small_graph(name, monkeypatch):
-    monkeypatch.setattr(backends, "has_compiler", lambda: True)
+def test_auto_runs_a_small_graph_as_loops(name, monkeypatch):
     x = torch.linspace(-1, 1, 8)
-    lowered = jit(SMALL[name]).lower(x if name != "gradients" else x[:, None])
+    x = x if name != "gradients" else x[:, None]
+    lowered = jit(SMALL[name]).lower(x)
+    assert "backend: native (loops in C save" in lowered.explain()
+    assert (
+        "backend: python (only" in jit(SMALL[name], optimize="safe").lower(x).explain()
+    )
+    monkeypatch.setattr(backends, "find_compiler", lambda: None)
+    lowered = jit(SMALL[name]).lower(x)
     assert "backend: python (fusing saves" in lowered.explain()
+    assert "there is no C compiler for loops)" in lowered.explain()
+
+
+def test_auto_leaves_a_graph_to_aten_where_loops_save_few_calls():
+    def mostly(x, w):
+        for _ in range(8):
+            x = x @ w
+        return torch.sin(torch.cos(x).sum(0))
+
+    choice = choose(graph_of(mostly, like(512, 512), like(512, 512)), "auto", "full")
+    assert choice.backend == "python"
+    assert "; loops in C save 0 of" in choice.why
+
+
+def test_auto_runs_the_program_where_the_compiler_fails(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiler, "find_compiler", lambda: "/bin/false")
+    monkeypatch.setattr(compiler, "folder", lambda: tmp_path)
+    x = torch.linspace(-1, 1, 8)
+    staged = jit(chain)
+    torch.testing.assert_close(staged(x), chain(x))
+    lines = staged.lower(x).explain()
+    assert "backend: python (the native back end raised CompilerError)" in lines
+    with pytest.raises(compiler.CompilerError, match="use backend='python'"):
+        jit(chain, backend="native")(x)
 
 
 def test_auto_says_why_it_does_not_compile(monkeypatch):
     monkeypatch.setattr(backends, "has_compiler", lambda: True)
     large = graph_of(chain, like(4 * MB))
-    assert "rounds differently" in choose(large, "auto", "safe").why
+    assert "rounding of compilers" in choose(large, "auto", "safe").why
 
     def looped(x):
         x = chain(x)
         return jaxtorch.fori_loop(0, 3, lambda i, c: c * 2, x)
 
     choice = choose(graph_of(looped, like(4 * MB)), "auto", "full")
-    assert choice == ("python", "Inductor can't compile scan")
+    assert choice.backend == "python"
+    assert choice.why.startswith("Inductor can't compile scan; loops in C save 0 of")
     monkeypatch.setattr(backends, "has_compiler", lambda: False)
     assert "no C++ compiler" in choose(large, "auto", "full").why
 
@@ -180,13 +212,13 @@ def test_inductor_computes_once_what_is_read_many_times():
 
 
 def test_explain_names_kernels_rewrites_and_the_back_end():
-    lowered = jit(chain).lower(torch.ones(3))
+    lowered = jit(chain, backend="python").lower(torch.ones(3))
     lowered.staged.rewrites.append("mm(eye, W) is W")
     lines = lowered.explain().splitlines()
     assert " ".join(lines[0].split()) == "op result flops bytes kernel freed after"
     assert lines[1].split()[4] == "aten"
     backend = next(line for line in lines if line.startswith("backend: "))
-    assert backend.startswith("backend: python (fusing saves 0.000")
+    assert backend == "backend: python (as asked for)"
     assert "rewrites:" in lines
     assert lines[-1] == "  mm(eye, W) is W"
 

@@ -187,7 +187,7 @@ def test_a_while_loop_keeps_what_its_condition_needs():
 def test_a_branch_drops_results():
     def func(x, y):
         return jaxtorch.cond(
-            x.sum() > 0, lambda x, y: (x.sin(), y.exp()), lambda x, y: (x, y), x, y
+            x.sum() > 1, lambda x, y: (x.sin(), y.exp()), lambda x, y: (x, y), x, y
         )[0]
 
     region, node = region_of(func, X, X)

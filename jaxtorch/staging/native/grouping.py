@@ -84,24 +84,41 @@ def levels(graph: fx.Graph) -> tuple[dict[fx.Node, int], set[fx.Node]]:
     return level, loops
 
 
-def group(graph: fx.Graph) -> tuple[fx.Graph, list[LoopFunction]]:
-    """Return a copy of a graph in which loops stand for groups of calls, and these."""
-    graph = copied(graph)
+def levelled(graph: fx.Graph) -> tuple[list[fx.Node], list[list[fx.Node]]]:
+    """Return the calls, such that groups are together, and the groups."""
     level, loops = levels(graph)
     groups: dict[int, list[fx.Node]] = {}
     for node in graph.nodes:
         if node in loops and not is_view(node):
             groups.setdefault(level[node], []).append(node)
-    last = output_of(graph)
     order = {node: i for i, node in enumerate(graph.nodes)}
     calls = [node for node in graph.nodes if node.op == "call_function"]
-    for node in sorted(calls, key=lambda n: (level[n], n not in loops, order[n])):
+    calls.sort(key=lambda n: (level[n], n not in loops, order[n]))
+    return calls, [m for m in groups.values() if len(counted(m)) >= FEWEST_CALLS]
+
+
+def counted(members: list[fx.Node]) -> list[fx.Node]:
+    """Return the calls of a group that make more than a constant."""
+    return [node for node in members if uniform(node) is None]
+
+
+def calls_saved(graph: fx.Graph) -> int:
+    """Return how many calls fewer run where loops stand for groups of them."""
+    return sum(len(members) - 1 for members in levelled(graph)[1])
+
+
+def group(graph: fx.Graph) -> tuple[fx.Graph, list[LoopFunction]]:
+    """Return a copy of a graph in which loops stand for groups of calls, and these.
+
+    Raises:
+        CompilerError: the C compiler failed, or there is none.
+    """
+    graph = copied(graph)
+    calls, groups = levelled(graph)
+    last = output_of(graph)
+    for node in calls:
         last.prepend(node)
-    made = [
-        replace(graph, members, f"run{number}")
-        for number, members in enumerate(groups.values())
-        if sum(uniform(n) is None for n in members) >= FEWEST_CALLS
-    ]
+    made = [replace(graph, own, f"run{number}") for number, own in enumerate(groups)]
     library = load("\n".join(f.source for f in made)) if made else None
     for function in made:
         function.bind(getattr(library, function.symbol))

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx
 
+from jaxtorch.staging.native.compiler import find_compiler
+from jaxtorch.staging.native.grouping import calls_saved
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.running.cuda_graph import (
     CudaGraph,
@@ -25,7 +27,9 @@ BYTES_PER_SECOND = 20e9
 SECONDS_TO_COMPILE = 5.0, 1.0
 """What Inductor takes for a graph, and for each of its loops, on an idle core."""
 CALLS_TO_PAY = 1000
-"""Within how many calls the compilation must have paid for itself."""
+"""Within how many calls Inductor's compilation must have paid for itself."""
+LEAST_SAVED = 0.25
+"""The share of calls that loops must save to be compiled: the others take time too."""
 
 
 class Choice(NamedTuple):
@@ -52,7 +56,8 @@ def choose(graph: fx.Graph, backend: str, optimize: str) -> Choice:
 
 def fused_or_not(graph: fx.Graph, optimize: str) -> Choice:
     """Choose Inductor where fused loops soon make up for the time to compile them."""
-    calls = [node for node in graph.nodes if node.op == "call_function"]
+    if optimize != "full":
+        return Choice("python", "only optimize='full' allows the rounding of compilers")
     fixed, each = SECONDS_TO_COMPILE
     fusion = Fusion(graph)
     price = fixed + each * fusion.loops
@@ -62,16 +67,26 @@ def fused_or_not(graph: fx.Graph, optimize: str) -> Choice:
         f"call; compiling takes about {price:.0f} s (loops: {fusion.loops})"
     )
     if gain * CALLS_TO_PAY < price:
-        return Choice("python", said)
-    reason = why_not_fused(calls, optimize)
-    return Choice("python", reason) if reason else Choice("inductor", said)
+        return looped_or_not(graph, said)
+    reason = why_not_fused(graph)
+    return looped_or_not(graph, reason) if reason else Choice("inductor", said)
 
 
-def why_not_fused(calls: list[fx.Node], optimize: str) -> str | None:
+def looped_or_not(graph: fx.Graph, said: str) -> Choice:
+    """Choose native loops where they save many of the calls; ``said``: why not fuse."""
+    calls = sum(node.op == "call_function" for node in graph.nodes)
+    saved = calls_saved(graph)
+    share = f"loops in C save {saved} of {calls} calls"
+    if saved == 0 or saved < LEAST_SAVED * calls:
+        return Choice("python", f"{said}; {share}")
+    if find_compiler() is None:
+        return Choice("python", f"{said}; there is no C compiler for loops")
+    return Choice("native", share)
+
+
+def why_not_fused(graph: fx.Graph) -> str | None:
     """Say why Inductor would not do for a graph on a CPU; None where it would."""
-    if optimize != "full":
-        return "Inductor rounds differently, which only optimize='full' allows"
-    for node in calls:
+    for node in graph.nodes:
         target: Any = node.target
         if isinstance(target, Region) and target is not UNTRACKED:
             return f"Inductor can't compile {target}"
@@ -91,18 +106,19 @@ def build(
 ) -> tuple[Choice, Run]:
     """Choose a back end; returns the choice and what runs the graph.
 
-    ``run`` is the generated program. Where Inductor was chosen but fails it runs.
+    ``run`` is the generated program. It runs where a compiler was chosen but fails.
     """
     choice = choose(graph, backend, optimize)
     if choice.backend == "cudagraph":
         return choice, CudaGraph(run, captured, record_on_device)
-    if choice.backend == "native":
-        return choice, Native(graph, run)
-    if choice.backend != "inductor":
-        return choice, run
     try:
-        return choice, Fused(graph)
+        if choice.backend == "native":
+            return choice, Native(graph, run)
+        if choice.backend == "inductor":
+            return choice, Fused(graph)
     except Exception as error:  # whatever it is, the program is there
-        if backend == "inductor":
+        if backend != "auto":
             raise
-        return Choice("python", f"Inductor raised {type(error).__name__}"), run
+        name = "Inductor" if choice.backend == "inductor" else "the native back end"
+        return Choice("python", f"{name} raised {type(error).__name__}"), run
+    return choice, run

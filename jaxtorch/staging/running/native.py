@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.nn import Parameter
 
 from jaxtorch.staging.native.grouping import group
-from jaxtorch.staging.running.beneath import beneath_autograd
+from jaxtorch.staging.running.beneath import beneath_autograd, is_differentiated_forward
 from jaxtorch.staging.running.cuda_graph import Run
 from jaxtorch.staging.running.execution import compile_graph
 
@@ -17,8 +18,8 @@ KINDS = {Tensor, Parameter}
 class Native:
     """A graph with loops in the place of groups of calls.
 
-    Where an index is out of bounds, or a tensor is of a subclass that may have no
-    memory, the program of ATen calls runs from the start.
+    Where an index is out of bounds, a tensor is of a subclass that may have no memory,
+    or someone watches the calls, the program of ATen calls runs from the start.
 
     Attributes:
         graph: the graph that runs.
@@ -34,9 +35,15 @@ class Native:
 
     def __call__(self, *tensors: Tensor) -> Any:
         """Run."""
-        if not KINDS.issuperset(map(type, tensors)):
+        if not KINDS.issuperset(map(type, tensors)) or is_watched():
             return self.program(*tensors)
         try:
             return self.run(*tensors)
         except IndexError:
             return self.program(*tensors)
+
+
+def is_watched() -> bool:
+    """Tell whether each call must be seen: by a mode, or to push a tangent on."""
+    watchers = torch._C._len_torch_dispatch_stack()
+    return watchers > 0 or is_differentiated_forward()
