@@ -231,8 +231,7 @@ def jit(
         backend: ``"python"`` runs the graph call by call; ``"native"`` compiles calls
             on small CPU tensors to loops in C; ``"inductor"`` compiles the graph, in
             some seconds, to fused kernels; ``"cudagraph"`` records it on a CUDA device
-            and replays it, where that is possible; ``"auto"`` chooses among the others
-            than ``"native"``.
+            and replays it, where that is possible; ``"auto"`` chooses.
         dynamic: stage once for every batch size: where two calls differ only in the
             length of dim 0 of some arguments, the second stages for all lengths above
             one, if the function allows it.
