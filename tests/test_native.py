@@ -49,6 +49,9 @@ FUNCTIONS = {
         torch.tanh(x.repeat(50, 40) @ y.repeat(50, 40).t() * 1e-3) + 1
     ),
     "integers": lambda x, y: (ROWS * 2 + 1).clamp(min=0) * x[:, 0],
+    "bits": lambda x, y: (
+        ((ROWS & 1) | 2) * x[:, 0] + ((x > 0) & ~(y > 1)).to(x).sum(1) + (~ROWS * 2)
+    ),
     "parted by ATen": lambda x, y: torch.sort(x * 2 + y)[0].sin() * 2 + y,
     "views of results": lambda x, y: ((x * y + 1)[1:3].t(), (x * y + 1).reshape(-1)),
     "no numbers": lambda x, y: (

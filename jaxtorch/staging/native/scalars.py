@@ -27,6 +27,8 @@ CHOICES = (
     aten.where.Scalar,
 )
 """Calls whose first argument is a condition."""
+BITWISE = (aten.bitwise_and.Tensor, aten.bitwise_or.Tensor, aten.bitwise_not.default)
+"""Calls that combine conditions, but the bits of integers."""
 
 
 def add_product(x: Any, a: Any, b: Any, *, value: Any = 1) -> Any:
@@ -108,6 +110,8 @@ def speaks(node: Any) -> bool:
     if dtype not in TYPES or any(v.dtype not in TYPES for v in values):
         return False
     names = {step.name for step in made[0].steps}
+    if node.target in BITWISE and value_of(node).dtype is not torch.bool:
+        return False
     if dtype is torch.bool or not dtype.is_floating_point:
         return names.isdisjoint(MATHS)
     return True
