@@ -175,7 +175,7 @@ def test_misses_are_explained(caplog):
         staged(torch.ones(2))
         staged(torch.ones(3))
     assert "the first call" in caplog.text
-    assert "(torch.Size([2]), torch.float32, device(type='cpu'))" in caplog.text
+    assert "was float32[2] on cpu and is float32[3] on cpu" in caplog.text
 
 
 def test_lower_shows_what_runs():

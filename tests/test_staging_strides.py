@@ -1,5 +1,7 @@
 """Staged functions meet tensors that lie in memory in another way than in the trace."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from jaxtorch import grad, jit, vmap
-from jaxtorch.errors import UsageError
 
 LEVELS = ("none", "safe", "full")
 
@@ -63,9 +64,67 @@ def test_a_product_that_is_laid_out_anew_feeds_a_norm(transform: object) -> None
     assert_close(jit(transform(loss))(x, w), transform(loss)(x, w))
 
 
-def test_as_strided_is_staged_for_one_layout() -> None:
-    staged = jit(lambda x: x.as_strided((2, 2), (1, 2)) * 2)
+READS: dict[str, Callable[[Tensor], Tensor]] = {
+    "as_strided": lambda x: x.as_strided((2, 2), (1, 2)) * 2,
+    "stride": lambda x: x * x.stride(0),
+    "is_contiguous": lambda x: x + 1 if x.is_contiguous() else x - 1,
+    "vmap": vmap(lambda x: x * x.stride(0)),
+    "grad": grad(lambda x: (x if x.t().is_contiguous() else -x).sum()),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_layout_that_was_read_is_part_of_the_signature(name: str) -> None:
+    func = READS[name]
+    staged = jit(func)
     x = torch.arange(12.0).reshape(3, 4)
-    assert_close(staged(x), x.as_strided((2, 2), (1, 2)) * 2)
-    with pytest.raises(UsageError, match="index instead of as_strided"):
-        staged(x.t().contiguous().t())
+    columns = x.t().contiguous().t()
+    for _ in range(2):
+        for each in (x, columns):
+            assert_close(staged(each), func(each))
+    assert staged.cache_info()[:2] == (2, 2)
+
+
+def test_an_offset_that_was_read_is_part_of_the_signature() -> None:
+    func = vmap(lambda x: x + x.storage_offset())
+    staged = jit(func)
+    x = torch.arange(12.0).reshape(6, 2)
+    for each in (x[:3], x[1:4], x[3:], x[:3]):
+        assert_close(staged(each), func(each))
+    assert staged.cache_info().misses == 3
+
+
+def test_layouts_that_nobody_reads_share_a_graph() -> None:
+    staged = jit(grad(lambda x, w: torch.tanh(F.linear(x, w)).sum()))
+    x, w = torch.randn(3, 4), torch.randn(5, 4)
+    for a in (x, x.t().contiguous().t()):
+        for b in (w, w.t().contiguous().t()):
+            staged(a, b)
+    assert staged.cache_info().misses == 1
+
+
+def test_what_a_write_reaches_depends_on_the_layout() -> None:
+    def func(x: Tensor) -> Tensor:
+        flat = x.reshape(-1)
+        flat[0] = 7.0
+        return x + 0
+
+    staged = jit(func)
+    for turn in (False, True, False):
+        x = torch.arange(6.0).reshape(2, 3)
+        x = x.t() if turn else x
+        other = x.clone()
+        assert_close(staged(x), func(other))
+        assert_close(x, other)
+
+
+def test_a_backward_pass_reads_layouts_of_its_own() -> None:
+    staged = jit(lambda x: x.as_strided((2, 2), (1, 2)) * x[:2, :2])
+    for turn in (False, True):
+        x = torch.arange(12.0).reshape(4, 3)
+        x = (x.t() if turn else x).requires_grad_()
+        cotangent = torch.randn(2, 2)
+        for own in (cotangent, cotangent.t()):
+            expected = x.as_strided((2, 2), (1, 2)) * x[:2, :2]
+            (wanted,) = torch.autograd.grad(expected, x, own)
+            assert_close(torch.autograd.grad(staged(x), x, own)[0], wanted)

@@ -17,6 +17,8 @@ from jaxtorch.core.level import (
     is_index,
     make_index,
     make_wrapper,
+    offset_of,
+    stride_of,
     tracked_by_autograd,
 )
 from jaxtorch.core.plain import any_requires_grad
@@ -98,7 +100,7 @@ def at_front(x: BatchTensor, size: int) -> Tensor:
 def wrap(level: "BatchLevel", value: Tensor, batch_dim: int | None) -> BatchTensor:
     """Make the per-example view of ``value``."""
     shape = value.shape
-    stride: Any = value.stride()
+    stride = stride_of(value)
     if batch_dim == 0:
         shape = shape[1:]
         stride = stride[1:]
@@ -115,7 +117,7 @@ def wrap(level: "BatchLevel", value: Tensor, batch_dim: int | None) -> BatchTens
             BatchTensor,
             shape,
             stride,
-            value.storage_offset(),
+            offset_of(value),
             None,
             value.dtype,
             value.layout,

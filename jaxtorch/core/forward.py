@@ -15,6 +15,8 @@ from jaxtorch.core.level import (
     is_index,
     make_index,
     make_wrapper,
+    offset_of,
+    stride_of,
     tracked_by_autograd,
 )
 from jaxtorch.core.primitive import Primitive
@@ -60,8 +62,8 @@ def wrap(level: "ForwardLevel", value: Tensor, tangent: Tensor | None) -> DualTe
         out = make_wrapper(
             DualTensor,
             shape,
-            value.stride(),
-            value.storage_offset(),
+            stride_of(value),
+            offset_of(value),
             None,
             value.dtype,
             value.layout,

@@ -8,6 +8,7 @@ from torch import Tensor
 from jaxtorch.core import alias
 from jaxtorch.core.operators import DirectOperators
 from jaxtorch.errors import UsageError, explain
+from jaxtorch.rules.strides import Readings
 
 
 class Handle(DirectOperators, Tensor):
@@ -65,6 +66,23 @@ class Handle(DirectOperators, Tensor):
                 "vmap is around it",
             )
         return own.value.numpy(force=force)
+
+    # Our own code calls Tensor.stride(x): what it reads is not the user's to branch on.
+
+    def stride(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the strides of the value; who stages notes that they were read."""
+        Readings.strides += 1
+        return super().stride(*args, **kwargs)
+
+    def is_contiguous(self, *args: Any, **kwargs: Any) -> bool:
+        """Tell whether the value is contiguous; who stages notes that it was read."""
+        Readings.strides += 1
+        return super().is_contiguous(*args, **kwargs)
+
+    def storage_offset(self) -> Any:
+        """Return the offset of the value; who stages notes that it was read."""
+        Readings.offsets += 1
+        return super().storage_offset()
 
     @property
     def data(self) -> Tensor:

@@ -37,6 +37,8 @@ DEAD = 1 << 60
 FRONT = DEAD - 1
 """The depth of what stands inside of every transform."""
 make_wrapper = Tensor._make_wrapper_subclass
+stride_of: Any = Tensor.stride
+offset_of: Any = Tensor.storage_offset
 
 # PyTorch reads the number of a 0-dim index, as in x[i], unless the index has this key;
 # then it is taken as a tensor. The key does nothing else, as it is shut while a level

@@ -23,6 +23,8 @@ from jaxtorch.core.level import (
     is_index,
     make_index,
     make_wrapper,
+    offset_of,
+    stride_of,
 )
 from jaxtorch.core.primitive import Primitive
 from jaxtorch.core.tracking import add_tangents, has_derivative, run_primals, unwrap
@@ -87,8 +89,8 @@ def wrap(
         out = make_wrapper(
             TapeTensor,
             shape,
-            value.stride(),
-            value.storage_offset(),
+            stride_of(value),
+            offset_of(value),
             None,
             value.dtype,
             value.layout,

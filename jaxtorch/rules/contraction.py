@@ -169,7 +169,8 @@ def mm_linearize(wanted: Any, a: Tensor, b: Tensor) -> Any:
 
 def _mm_operators(wanted: Any, a: Tensor, b: Tensor) -> Any:
     """A cotangent of b lies in memory as b does: a weight's gradient as the weight."""
-    in_columns = b.stride(0) == 1 and b.stride(1) != 1
+    down, right = Tensor.stride(b)  # changes no number
+    in_columns = down == 1 and right != 1
     adjoint = _mm_adjoint_by_left_in_columns if in_columns else _mm_adjoint_by_left
     return (
         wanted[0] and Contraction(torch.mm, _mm_adjoint_by_right, b),

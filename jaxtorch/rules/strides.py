@@ -10,9 +10,10 @@ from jaxtorch.errors import UsageError, explain
 
 
 class Readings:
-    """Counts how often strides were read: who stages that depends on them."""
+    """Counts how often Python read a layout: who stages that depends on it."""
 
-    count = 0
+    strides = 0
+    offsets = 0
 
 
 def elements_reached(x: Tensor, size: Any, stride: Any, start: Any) -> Tensor:
@@ -20,7 +21,7 @@ def elements_reached(x: Tensor, size: Any, stride: Any, start: Any) -> Tensor:
 
     ``start`` is the offset in the storage; None is that of ``x``.
     """
-    Readings.count += 1
+    Readings.strides += 1
     first = 0 if start is None else start - x.storage_offset()
     if not reaches_elements(x, size, stride, first):
         raise UsageError(

@@ -12,9 +12,17 @@ from jaxtorch import pytree
 from jaxtorch.core.level import STATE
 from jaxtorch.core.opaque import opaque
 from jaxtorch.errors import ArgumentError, ArgumentTypeError, explain
+from jaxtorch.staging.guards import Reads, layout_of
 from jaxtorch.staging.lowered import Lowered
 from jaxtorch.staging.running.backends import BACKENDS
-from jaxtorch.staging.signature import PARTS, Key, Static, is_of_tensors, key_of
+from jaxtorch.staging.signature import (
+    PARTS,
+    Key,
+    Static,
+    change_in_words,
+    is_of_tensors,
+    key_of,
+)
 from jaxtorch.staging.sizes import NotLinearError, changed_places, generalize, with_size
 from jaxtorch.staging.staged import Staged
 from jaxtorch.staging.structure import with_structure
@@ -56,6 +64,7 @@ class Jitted:
         self.backend = backend
         self.dynamic = dynamic
         self.cache: collections.OrderedDict[Any, Staged] = collections.OrderedDict()
+        self.reads: dict[Key, Reads] = {}
         self.sized: list[Sized] = []
         self.last = UNKNOWN
         self.hits = self.misses = 0
@@ -68,27 +77,30 @@ class Jitted:
             args, kwargs = self.marked(args, kwargs)
         key, tensors = key_of(args, kwargs)
         last, staged = self.last
-        if key == last:  # cheaper than to hash it
-            self.hits += 1
+        if key == last and (staged.kinds is None or staged.kinds.hold()):
+            self.hits += 1  # cheaper than to hash the key
             return staged(tensors)
-        return self.lookup(key, args, kwargs)(tensors)
+        return self.lookup(key, tensors, args, kwargs)(tensors)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
-    def lookup(self, key: Key, args: Any, kwargs: dict[str, Any]) -> Staged:
-        """Return the staged function for a key, staged now where it is new."""
-        entry = self.find(key)
+    def lookup(
+        self, key: Key, tensors: list[Tensor], args: Any, kwargs: dict[str, Any]
+    ) -> Staged:
+        """Return the staged function for a call, staged now where it is new."""
+        entry = self.find(key, tensors)
         if entry is None:
-            entry = self.stage_anew(key, args, kwargs)
-        if is_of_tensors(key):
+            entry = self.stage_anew(key, tensors, args, kwargs)
+        if is_of_tensors(key) and key not in self.reads:
             self.last = key, entry
         return entry
 
-    def find(self, key: Key) -> Staged | None:
-        """Return the staged function for a key, if there is one."""
+    def find(self, key: Key, tensors: list[Tensor]) -> Staged | None:
+        """Return the staged function for a call, if there is one that still holds."""
         try:
-            entry = self.cache.get(key)
+            full = self.with_layout(key, tensors)
+            entry = self.cache.get(full)
         except TypeError as error:
             raise ArgumentTypeError(
                 explain(
@@ -98,26 +110,47 @@ class Jitted:
                 )
             ) from error
         if entry is None and self.dynamic:
-            entry = next((s.staged for s in self.sized if s.accepts(key)), None)
-        if entry is not None:
-            self.hits += 1
+            entry = next((s.staged for s in self.sized if s.accepts(full)), None)
+        if entry is None or not entry.holds():
+            return None
+        self.hits += 1
         return entry
 
-    def stage_anew(self, key: Key, args: Any, kwargs: dict[str, Any]) -> Staged:
-        """Stage for a key that is new, and keep what was staged."""
+    def with_layout(self, key: Key, tensors: list[Tensor]) -> Key:
+        """Return the key with the layout of the tensors, where that was read."""
+        reads = self.reads.get(key) if self.reads else None
+        return (*key, layout_of(tensors, reads)) if reads else key
+
+    def stage_anew(
+        self, key: Key, tensors: list[Tensor], args: Any, kwargs: dict[str, Any]
+    ) -> Staged:
+        """Stage for a call that is new, and keep what was staged."""
         self.misses += 1
         leaves, spec = pytree.flatten((args, kwargs))
         leaves = [leaf.value if type(leaf) is Static else leaf for leaf in leaves]
+        full = self.with_layout(key, tensors)
         if logger.isEnabledFor(logging.INFO):
-            logger.info("jit(%s) stages: %s", self.__name__, self.reason(key))
+            logger.info("jit(%s) stages: %s", self.__name__, self.reason(full))
+        self.drop_outdated()
         wide = self.dynamic and bool(self.cache)
-        entry = self.generalized(key, leaves, spec) if wide else None
+        entry = self.generalized(full, leaves, spec) if wide else None
         if entry is None:
             entry = self.stage(leaves, spec, self.backend)
-            self.cache[key] = entry
+            if entry.reads > self.reads.get(key, Reads.NOTHING):
+                self.reads[key] = entry.reads
+                full = self.with_layout(key, tensors)
+            self.cache[full] = entry
         if len(self.cache) > CACHE_SIZE:
-            self.cache.popitem(last=False)
+            dropped, _ = self.cache.popitem(last=False)
+            self.reads.pop(dropped[:-1], None)
+        del self.sized[:-CACHE_SIZE]
         return entry
+
+    def drop_outdated(self) -> None:
+        """Forget what was staged for captured tensors that have changed since."""
+        for key in [key for key, staged in self.cache.items() if not staged.holds()]:
+            del self.cache[key]
+        self.sized = [sized for sized in self.sized if sized.staged.holds()]
 
     def stage(
         self, leaves: list[Any], spec: Any, backend: str, fold: bool = True
@@ -134,20 +167,22 @@ class Jitted:
         places, old = changed
         size = key[places[0]][0][0]
         sizes = (size, old, size + old + 1)
-        own = [place - PARTS for place in places]
+        sized = [place - PARTS for place in places]
         traces = [
-            self.stage(with_size(leaves, own, n), spec, "python", False) for n in sizes
+            self.stage(with_size(leaves, sized, n), spec, "python", False)
+            for n in sizes
         ]
         staged = traces[0]
         try:
-            if any(t.interface() != staged.interface() for t in traces) or staged.ruled:
+            own = staged.interface()
+            if staged.ruled or any(t.reads or t.interface() != own for t in traces):
                 raise NotLinearError
             generalize([t.graph for t in traces], sizes)
         except NotLinearError:
             self.dynamic = False
             logger.info("jit(%s): no graph fits every batch size", self.__name__)
             return None
-        staged.install(sum(isinstance(x, Tensor) for x in leaves[: own[0]]))
+        staged.install(sum(isinstance(x, Tensor) for x in leaves[: sized[0]]))
         self.sized.append(Sized(key, places, staged))
         return staged
 
@@ -161,18 +196,17 @@ class Jitted:
         """Say in words why a signature is new."""
         if not self.cache:
             return "the first call"
-        last = next(reversed(self.cache))
-        if key[0] != last[0] or len(key) != len(last):
-            return "the structure of the arguments is new"
-        for place, (new, old) in enumerate(zip(key, last, strict=True)):
-            if new != old:
-                return f"part {place} of the signature was {old} and is {new}"
-        return "an older signature was dropped from the cache"
+        outdated = self.cache.get(key)
+        if outdated is not None and outdated.kinds is not None:
+            change = outdated.kinds.change()
+            if change is not None:
+                return change
+        return change_in_words(next(reversed(self.cache)), key)
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """Stage for these arguments without running; returns what can be inspected."""
         args, kwargs = self.marked(args, kwargs)
-        return Lowered(self.lookup(key_of(args, kwargs)[0], args, kwargs))
+        return Lowered(self.lookup(*key_of(args, kwargs), args, kwargs))
 
     def cache_info(self) -> CacheInfo:
         """Return the counts of hits, misses and staged signatures."""
@@ -183,6 +217,7 @@ class Jitted:
     def clear_cache(self) -> None:
         """Forget all staged signatures."""
         self.cache.clear()
+        self.reads.clear()
         self.sized.clear()
         self.last = UNKNOWN
         self.hits = self.misses = 0

@@ -1,6 +1,6 @@
 """Signatures: what of a call decides which staged function runs it, as a flat key."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,17 @@ PARTS = 2
 """Where the parts of the leaves begin in a key."""
 LEAF = None
 """Stands for a leaf in a structure."""
+
+
+class Layout(NamedTuple):
+    """The last part of a key where layouts were read: how the tensors lie in memory."""
+
+    strides: tuple[tuple[int, ...], ...]
+    offsets: tuple[int, ...]
+
+    def __str__(self) -> str:
+        offsets = f" and offsets {list(self.offsets)}" if self.offsets else ""
+        return f"strides {list(self.strides)}{offsets}"
 
 
 class Static:
@@ -83,3 +94,34 @@ def part_of(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.dtype, leaf.device
     return type(leaf), leaf
+
+
+def change_in_words(old: Key, new: Key) -> str:
+    """Say what differs between two keys."""
+    if new[0] != old[0]:
+        return "the structure of the arguments is new"
+    names = ("grad mode", "default dtype", "setting of kernels")
+    for name, was, now in zip(names, old[1], new[1], strict=True):
+        if was != now:
+            return f"the {name} was {was} and is {now}"
+    for place, (was, now) in enumerate(zip(old[PARTS:], new[PARTS:], strict=False)):
+        if was != now:
+            if isinstance(now, Layout):
+                return f"the tensors lay in memory with {was} and lie with {now}"
+            return f"leaf {place} was {part_in_words(was)} and is {part_in_words(now)}"
+    return "an older signature was dropped from the cache"
+
+
+def part_in_words(part: Any) -> str:
+    """Return the words for what a leaf contributes to a key."""
+    if isinstance(part[0], type):
+        value = part[1].value if isinstance(part[1], Static) else part[1]
+        return repr(value)
+    return kind_in_words(part)
+
+
+def kind_in_words(kind: Any) -> str:
+    """Return the words for a shape, a dtype, a device, and strides where they count."""
+    shape, dtype, device, *layout = kind
+    lies = f" with strides {list(layout[0])}" if layout else ""
+    return f"{str(dtype).removeprefix('torch.')}{list(shape)} on {device}{lies}"

@@ -10,6 +10,7 @@ from jaxtorch import pytree
 from jaxtorch.errors import UsageError, explain
 from jaxtorch.rules.strides import Readings
 from jaxtorch.staging.custom_call import with_calls
+from jaxtorch.staging.guards import CapturedKinds, layout_of, readings_since
 from jaxtorch.staging.outside import (
     StagedFunction,
     any_requires_grad,
@@ -61,7 +62,9 @@ class Staged:
         choice: the back end, and why this one.
         ruled: the graph as traced, where functions with rules of their own are calls;
             None where there is none.
-        strides: those of the tensors, where the graph depends on them, else None.
+        reads: which parts of the layout of its tensors the graph depends on.
+        layout: how the tensors lay in memory, where it does, else None.
+        kinds: what is relied on in captured tensors, if there are any.
     """
 
     run: Run
@@ -76,7 +79,7 @@ class Staged:
         fold: bool = True,
     ) -> None:
         level = TraceLevel(optimize)
-        readings = Readings.count
+        before = Readings.strides, Readings.offsets
         with level:
             handles = [
                 level.add_input(leaf) if isinstance(leaf, Tensor) else leaf
@@ -96,6 +99,9 @@ class Staged:
         self.ruled = kept_beside(level, ruled)
         self.optimize = optimize
         self.captured = [tensor for tensor, _ in level.captured.values()]
+        self.kinds = CapturedKinds(self.captured) if self.captured else None
+        self.reads = readings_since(before, bool(written))
+        self.layout = layout_of(tensors_in(leaves), self.reads)
         self.changes: dict[str, int] = {}
         self.rewrites: list[str] = []
         if optimize != "none":
@@ -114,9 +120,10 @@ class Staged:
         self.backwards: dict[Any, Staged] = {}
         self.only_tensors = not self.written and all(p is None for p in self.places)
         self.pack = packer(self.out_spec)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        read = Readings.count > readings
-        self.strides = [x.stride() for x in tensors] if read else None
+
+    def holds(self) -> bool:
+        """Tell whether captured tensors are of the kinds that they were."""
+        return self.kinds is None or self.kinds.hold()
 
     def interface(self) -> Any:
         """Return what two traces of one function must agree in to share a graph."""
@@ -133,8 +140,6 @@ class Staged:
     def __call__(self, tensors: list[Tensor]) -> Any:
         """Run on the tensors of a call; write what the function wrote."""
         captured = self.captured
-        if self.strides is not None:
-            check_strides(self.strides, tensors)
         if self.written:
             return self.call_and_write([*tensors, *captured])
         if torch.is_grad_enabled() and any_requires_grad(tensors, captured):
@@ -185,7 +190,8 @@ class Staged:
         leaves = [*tensors, *cotangents]
         key = wanted, *(c is None for c in cotangents)
         staged = self.backwards.get(key)
-        if staged is None:
+        given = tensors_in(leaves)
+        if staged is None or staged.layout != layout_of(given, staged.reads):
             graph = self.ruled or self.graph
             run = compile_graph(graph, self.sized, traceable=True).run
             count = len(graph.find_nodes(op="placeholder"))
@@ -193,23 +199,13 @@ class Staged:
             _, spec = pytree.flatten((tuple(leaves), {}))
             staged = Staged(pull, leaves, spec, self.optimize, self.asked)
             self.backwards[key] = staged
-        flat: list[Any] = staged([leaf for leaf in leaves if leaf is not None])
+        flat: list[Any] = staged(given)
         return flat
 
 
-def check_strides(traced: list[tuple[int, ...]], tensors: list[Tensor]) -> None:
-    """Refuse tensors that lie in memory in another way than those of the trace."""
-    given = [x.stride() for x in tensors]
-    if given != traced:
-        raise UsageError(
-            explain(
-                "jit",
-                f"the function calls as_strided and was staged for strides {traced}; "
-                f"these tensors have {given}.",
-                "pass x.clone(memory_format=torch.contiguous_format) of each in all "
-                "calls, or index instead of as_strided",
-            )
-        )
+def tensors_in(leaves: Sequence[Any]) -> list[Tensor]:
+    """Return the tensors among some leaves."""
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def kept_beside(level: TraceLevel, ruled: fx.Graph) -> fx.Graph | None:

@@ -30,6 +30,8 @@ from jaxtorch.core.level import (
     dispatch,
     innermost,
     make_wrapper,
+    offset_of,
+    stride_of,
 )
 from jaxtorch.core.primitive import Kind, Primitive, primitive_of
 from jaxtorch.errors import (
@@ -481,11 +483,11 @@ def on_meta(overload: OpOverload, args: list[Any], kwargs: dict[str, Any]) -> An
 
 
 def to_meta(tensor: Tensor) -> Tensor:
-    """Return a meta tensor of the same shape, strides and dtype."""
+    """Return a meta tensor of the same shape, strides, offset and dtype."""
+    shape, stride, start = tensor.shape, stride_of(tensor), offset_of(tensor)
     with torch._C._DisableTorchDispatch():
-        return torch.empty_strided(
-            tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
-        )
+        value = torch.empty_strided(shape, stride, dtype=tensor.dtype, device="meta")
+        return value.as_strided(shape, stride, start) if start else value
 
 
 def user_line() -> str:
