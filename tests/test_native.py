@@ -131,6 +131,24 @@ def test_an_index_out_of_bounds_is_atens_error():
     torch.testing.assert_close(staged(X, ROWS), (X[ROWS] * 2).sin() + 1)
 
 
+def test_a_call_that_makes_another_size_than_it_says_is_left_to_aten():
+    def func(x, mean, var):
+        out, *saved = torch.native_batch_norm(
+            x * 2, None, None, mean * 1, var * 1, False, 0.1, 1e-5
+        )
+        return out * 2 + 1, [y * 2 + 1 for y in saved]
+
+    args = X, X[0], X[1].exp()  # ATen's saved statistics are empty, its meta's are not
+    torch.testing.assert_close(native(func)(*args), func(*args))
+
+
+def test_a_constant_takes_nothing():
+    def func(x):
+        return torch.fill(x * 2, 3) * 0.5 + 1
+
+    torch.testing.assert_close(native(func)(X), func(X))
+
+
 def test_much_memory_of_its_own_is_a_tensor():
     def func(x):
         y = torch.exp(x) * 2

@@ -23,6 +23,10 @@ make_empty: Any = getattr(torch._C._dynamo.guards, "_empty_strided_cpu", None) o
 )
 
 
+class UnfitError(RuntimeError):
+    """A call of ATen made another tensor than it said it would."""
+
+
 class LoopFunction(Region):
     """A group of calls; takes tensors, returns a list of tensors.
 
@@ -54,12 +58,15 @@ class LoopFunction(Region):
             "function": function,
             "empty": make_empty,
             "laid": laid,
+            "UnfitError": UnfitError,
             "faults": self.faults,
         }
         lines, given = [], []
         for place, node in enumerate(self.inputs):
             value = value_of(node)
             name = f"in{place}"
+            if node.op == "call_function":
+                lines.append(f"if {name}.nbytes != {value.nbytes}: raise UnfitError")
             if value.is_contiguous():
                 lies = f"{name}.is_contiguous()"
                 copy = f"{name}.resolve_neg().contiguous()"

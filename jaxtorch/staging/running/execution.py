@@ -71,7 +71,7 @@ def call_source(node: Any, names: dict[fx.Node, str], namespace: dict[str, Any])
     if node.target is getitem:
         return f"{names[node.args[0]]}[{node.args[1]}]"
     plain = namespace[TRACEABLE]
-    index = None if plain or node.kwargs else index_source(node)
+    index = index_source(node) if node.args and not (plain or node.kwargs) else None
     if index is not None:
         return f"{names[node.args[0]]}[{index}]"
     if node.meta.get("in_place") and not plain:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import Parameter
 
+from jaxtorch.staging.native.function import UnfitError
 from jaxtorch.staging.native.grouping import group
 from jaxtorch.staging.running.beneath import beneath_autograd, is_differentiated_forward
 from jaxtorch.staging.running.cuda_graph import Run
@@ -19,7 +20,8 @@ class Native:
     """A graph with loops in the place of groups of calls.
 
     Where an index is out of bounds, a tensor is of a subclass that may have no memory,
-    or someone watches the calls, the program of ATen calls runs from the start.
+    a call of ATen makes another size than it says, or someone watches the calls, the
+    program of ATen calls runs from the start.
 
     Attributes:
         graph: the graph that runs.
@@ -39,7 +41,7 @@ class Native:
             return self.program(*tensors)
         try:
             return self.run(*tensors)
-        except IndexError:
+        except (IndexError, UnfitError):
             return self.program(*tensors)
 
 
