@@ -52,6 +52,13 @@ FUNCTIONS = {
     "bits": lambda x, y: (
         ((ROWS & 1) | 2) * x[:, 0] + ((x > 0) & ~(y > 1)).to(x).sum(1) + (~ROWS * 2)
     ),
+    "truth": lambda x, y: (
+        (x * 0.1).bool().to(x) + ((x > 0) + (y > 1)).to(x) * 2,
+        torch.full_like(x > 0, 3) * x + (ROWS * 2).bool()[:, None] * y,
+    ),
+    "nothing added": lambda x, y: (
+        torch.addmm(torch.log(x[:, :4]) * 2, x * 2, y.t() * 2, beta=0) * 2
+    ),
     "parted by ATen": lambda x, y: torch.sort(x * 2 + y)[0].sin() * 2 + y,
     "views of results": lambda x, y: ((x * y + 1)[1:3].t(), (x * y + 1).reshape(-1)),
     "no numbers": lambda x, y: (

@@ -181,7 +181,7 @@ def product(first: int) -> Whole:
     def write(w: Writer, node: Any) -> None:
         left, right = node.args[first : first + 2]
         kwargs = node.kwargs
-        added = node.args[0] if first else None
+        added = node.args[0] if first and kwargs.get("beta") != 0 else None
         write_product(
             w, node, left, right, added, kwargs.get("alpha", 1), kwargs.get("beta", 1)
         )
@@ -295,6 +295,8 @@ def has_indices(node: Any) -> bool:
     if not given or given != list(range(given[0], given[-1] + 1)):
         return False
     if len(node.args) > 2 and value_of(node.args[2]).dtype != value_of(source).dtype:
+        return False
+    if len(node.args) > 3 and node.args[3] and value_of(source).dtype is torch.bool:
         return False
     own = [value_of(indices[d]).dtype for d in given]
     return all(dtype in (torch.int64, torch.int32) for dtype in own)

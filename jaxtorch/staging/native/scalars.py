@@ -15,7 +15,7 @@ from jaxtorch.staging.passes.rewriting import value_of
 aten = torch.ops.aten
 
 Word = Callable[..., Any]
-CONDITION = "int"
+CONDITION, BOOL = "int", TYPES[torch.bool]
 LOGIC = ("gt", "ge", "lt", "le", "eq", "ne", "both", "either")
 """Steps that make a condition."""
 MATHS = tuple(name for name, meaning in STEPS.items() if "{f}" in meaning.c)
@@ -130,7 +130,12 @@ def lines_of(
         own = CONDITION if step.name in LOGIC else type_
         known[name] = Scalar(fresh(), own)
         lines.append(f"const {own} {known[name].text} = {said(step, known, type_)};")
-    return lines, known[made.name]
+    result = known[made.name]
+    if value_of(node).dtype is torch.bool and result.type not in (CONDITION, BOOL):
+        truth = Scalar(fresh(), CONDITION)
+        lines.append(f"const {CONDITION} {truth.text} = {result.text} != 0;")
+        return lines, truth
+    return lines, result
 
 
 def converted(value: Scalar, type_: str, node: Any, place: int) -> Scalar:
@@ -151,6 +156,8 @@ def said(step: Step, known: dict[str, Scalar], type_: str) -> str:
 
 def literal(number: Any, type_: str) -> str:
     """Return a number as C writes it."""
+    if type_ == BOOL:
+        return str(int(bool(number)))
     if type_ not in ENDINGS:
         return f"{int(number)}LL" if type_ == "long long" else f"{int(number)}"
     number, ending = float(number), ENDINGS[type_]
