@@ -1,7 +1,11 @@
 """What makes ``jit`` stage anew, what does not, and what it says of it."""
 
+import copy
+import functools
 import logging
-from collections.abc import Callable
+import pickle
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +13,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from jaxtorch import grad, jit
+from jaxtorch.core.level import STATE
+from jaxtorch.errors import ArgumentTypeError
 
 X = torch.arange(12.0).reshape(3, 4)
 
@@ -134,3 +140,74 @@ def test_the_reason_is_a_captured_tensor(log: pytest.LogCaptureFixture) -> None:
     weight.data = torch.randn(1, 4)
     staged(X)
     assert "a captured tensor was float32[4] on cpu with" in reasons(log)[1]
+
+
+def test_autocast_and_the_default_device_are_part_of_the_signature() -> None:
+    w = torch.randn(4, 5)
+    staged = jit(lambda x: x @ w)
+    made = jit(lambda x: torch.ones(len(x)))
+    with torch.autocast("cpu"):
+        assert staged(X).dtype == torch.bfloat16
+    assert staged(X).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert staged(X).dtype == torch.float16
+    assert made(X).device.type == "cpu"
+    with torch.device("meta"):
+        assert made(X).device.type == "meta"
+
+
+def steps(x: Tensor) -> Iterator[Tensor]:
+    yield x.sin()
+
+
+async def later(x: Tensor) -> Tensor:
+    return x.sin()
+
+
+async def many(x: Tensor) -> AsyncIterator[Tensor]:
+    yield x.sin()
+
+
+@pytest.mark.parametrize(
+    "func", [steps, later, many, lambda x: (x, map(torch.sin, [x]))]
+)
+def test_results_that_have_not_run_yet_are_refused(func: Callable[..., Any]) -> None:
+    with pytest.raises(ArgumentTypeError, match="return a list or a tuple"):
+        jit(func)(X)
+    assert not STATE.levels
+
+
+@jit
+def decorated(x: Tensor) -> Tensor:
+    return x.sin()
+
+
+class Scaled:
+    """Has a method that is staged."""
+
+    @jit
+    def scale(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))]
+)
+def test_copies(duplicate: Callable[[Any], Any]) -> None:
+    assert duplicate(decorated) is decorated
+    assert duplicate(Scaled.scale) is Scaled.scale
+    module = torch.nn.Linear(4, 2)
+    staged = jit(module, static_argnames="n", optimize="safe")
+    expected = staged(X)
+    copied = duplicate(staged)
+    assert copied.cache_info().currsize == 0
+    assert_close(copied(X), expected)
+    assert (copied.static_argnames, copied.optimize) == (("n",), "safe")
+
+
+@pytest.mark.parametrize("func", [torch.nn.Linear(4, 2), functools.partial(torch.sin)])
+def test_callables_without_a_name(
+    func: Callable[..., object], log: pytest.LogCaptureFixture
+) -> None:
+    jit(func)(X)
+    assert f"jit({type(func).__name__}) stages" in log.text

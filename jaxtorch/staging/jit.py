@@ -3,6 +3,7 @@
 import collections
 import functools
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,7 +58,9 @@ class Jitted:
         dynamic: bool,
     ) -> None:
         functools.update_wrapper(self, func)
+        self.__name__ = getattr(func, "__name__", type(func).__name__)
         self.func = func
+        self.given = static, optimize, backend, dynamic
         self.static_argnums, self.static_argnames = static
         self.has_static = static != ((), ())
         self.optimize = optimize
@@ -84,6 +87,15 @@ class Jitted:
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
+
+    def __reduce__(self) -> Any:
+        """Copy and pickle a decorated function by name, any other with no cache."""
+        found: Any = sys.modules.get(self.__module__)
+        for name in getattr(self, "__qualname__", "").split("."):
+            found = getattr(found, name, None)
+        return (
+            self.__qualname__ if found is self else (Jitted, (self.func, *self.given))
+        )
 
     def lookup(
         self, key: Key, tensors: list[Tensor], args: Any, kwargs: dict[str, Any]

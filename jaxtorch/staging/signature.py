@@ -12,6 +12,7 @@ Key = tuple[Any, ...]
 """The structure of the arguments, the settings, then a part for each leaf."""
 PARTS = 2
 """Where the parts of the leaves begin in a key."""
+SETTINGS = ("grad mode", "default dtype", "choice of kernels", "device", "autocast")
 LEAF = None
 """Stands for a leaf in a structure."""
 
@@ -84,9 +85,21 @@ def read(tree: Any, tensors: list[Tensor], structure: list[Any]) -> bool:
     return True
 
 
-def settings() -> tuple[bool, torch.dtype, str]:
-    """Return what the graph depends on beside the arguments."""
-    return torch.is_grad_enabled(), torch.get_default_dtype(), config.kernels
+def settings() -> tuple[Any, ...]:
+    """Return what the graph depends on beside the arguments, as ``SETTINGS`` says."""
+    return (
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        config.kernels,
+        torch.get_default_device() if torch._C._len_torch_function_stack() else None,
+        autocast() if torch._C._is_any_autocast_enabled() else None,
+    )
+
+
+def autocast() -> tuple[Any, ...]:
+    """Return the devices whose calls are cast, and the dtypes that they are cast to."""
+    kinds = [k for k in ("cpu", "cuda") if torch.is_autocast_enabled(k)]
+    return tuple([(kind, torch.get_autocast_dtype(kind)) for kind in kinds])
 
 
 def part_of(leaf: Any) -> Any:
@@ -100,8 +113,7 @@ def change_in_words(old: Key, new: Key) -> str:
     """Say what differs between two keys."""
     if new[0] != old[0]:
         return "the structure of the arguments is new"
-    names = ("grad mode", "default dtype", "setting of kernels")
-    for name, was, now in zip(names, old[1], new[1], strict=True):
+    for name, was, now in zip(SETTINGS, old[1], new[1], strict=True):
         if was != now:
             return f"the {name} was {was} and is {now}"
     for place, (was, now) in enumerate(zip(old[PARTS:], new[PARTS:], strict=False)):

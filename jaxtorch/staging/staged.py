@@ -1,13 +1,20 @@
 """One staged signature of a function: its graph, its program, its structure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Sequence,
+)
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from jaxtorch import pytree
-from jaxtorch.errors import UsageError, explain
+from jaxtorch.errors import ArgumentTypeError, UsageError, explain
 from jaxtorch.rules.strides import Readings
 from jaxtorch.staging.custom_call import with_calls
 from jaxtorch.staging.guards import CapturedKinds, layout_of, readings_since
@@ -87,6 +94,7 @@ class Staged:
             ]
             args, kwargs = pytree.unflatten(list(handles), spec)
             outs, self.out_spec = pytree.flatten(func(*args, **kwargs))
+            refuse_suspended(outs)
             nodes = [level.handle(o).node for o in outs if isinstance(o, Tensor)]
             written = written_by(level)
         nodes += [own.handle.node for own in written]
@@ -201,6 +209,23 @@ class Staged:
             self.backwards[key] = staged
         flat: list[Any] = staged(given)
         return flat
+
+
+def refuse_suspended(outs: list[Any]) -> None:
+    """Refuse results whose code has not run yet, or can run only once."""
+    for out in outs:
+        if isinstance(out, (Iterator, AsyncIterator, Awaitable)):
+            if isinstance(out, Coroutine):
+                out.close()
+            raise ArgumentTypeError(
+                explain(
+                    "jit",
+                    f"the function returns a {type(out).__name__}: what it will do "
+                    "can't be staged.",
+                    "return a list or a tuple, and no generator; await outside of the "
+                    "function",
+                )
+            )
 
 
 def tensors_in(leaves: Sequence[Any]) -> list[Tensor]:
