@@ -132,6 +132,7 @@ def condense(question: str, tests: list[dict[str, Any]]) -> dict[str, Any]:
             "first_call": info["first_call"],
             "peak_bytes": info["peak_bytes"],
             "error": info["error"],
+            "shares": info["shares"],
         }
     info = tests[0]["extra_info"]
     return {

@@ -80,6 +80,7 @@ def record(request: pytest.FixtureRequest, benchmark: Any) -> Any:
             first_call=own.first_call,
             error=own.error,
             peak_bytes=own.peak,
+            shares=own.shares,
             left_out=left_out,
         )
         play_back(benchmark, own.timing.samples)

@@ -23,11 +23,13 @@ from torch import Tensor, nn
 
 import benchmarks
 import jaxtorch
+from benchmarks.account import account
 from benchmarks.memory import peak_bytes
 from benchmarks.timing import Call, Timing, time_in_turns
 
 SIZES = ("tiny", "cpu", "gpu")
 ABSENT = "is not installed"
+JIT = "jaxtorch jit"
 NOT_COMPILED = "left out because it takes long to compile"
 Array = Any
 Params = dict[str, Array]
@@ -105,12 +107,18 @@ class Workload:
 
 @dataclass
 class Outcome:
-    """What became of a contender; ``left_out`` says why it has no timing."""
+    """What became of a contender.
+
+    Attributes:
+        left_out: why it has no timing, if it has none.
+        shares: of its time, where it goes; known of ``jit``.
+    """
 
     left_out: str = ""
     first_call: float = 0.0
     error: float = 0.0
     peak: int | None = None
+    shares: dict[str, float] = field(default_factory=dict)
     timing: Timing | None = None
     call: Call | None = field(default=None, repr=False)
 
@@ -152,7 +160,7 @@ def transformed(
     fused = functools.partial(ours, backend="inductor")
     ways = {
         "jaxtorch": bind(JAXTORCH, lambda func: func),
-        "jaxtorch jit": bind(JAXTORCH, ours),
+        JIT: bind(JAXTORCH, ours),
         "jit inductor": bind(JAXTORCH, fused, slow=True),
         "torch.func": bind(TORCH_FUNC, lambda func: func),
         "torch.compile": bind(TORCH_FUNC, torch.compile, slow=True),
@@ -312,6 +320,8 @@ def measure(
             seconds=seconds,
             finish=torch.cuda.synchronize if device == "cuda" else None,
         )
+        if device == "cpu" and JIT in right:
+            right[JIT].shares = account(right[JIT].call)
     finally:
         torch.set_num_threads(before)
     for name, timing in timings.items():

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.causes import CAUSES
-from benchmarks.harness import SIZES
+from benchmarks.account import words
+from benchmarks.causes import CAUSES, UNKNOWN
+from benchmarks.harness import JIT, SIZES
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
 README = FOLDER.parent / "README.md"
 BEGIN = "<!-- speed: written by python -m benchmarks.report -->\n"
 END = "<!-- end of speed -->\n"
-JIT, EAGER, FUNC = "jaxtorch jit", "jaxtorch", "torch.func"
+EAGER, FUNC = "jaxtorch", "torch.func"
 OWN = (JIT, EAGER, "jit inductor")
 RIVALS = (FUNC, "torch.compile", "jax.jit")
 HEADLINES = {
@@ -218,11 +219,17 @@ def slower(results: Results) -> str:
         if own and own > best:
             rows.append((own / best, name, peer))
     lines = [
-        [name, peer, f"{ratio:.2f}", CAUSES.get(name, "")]
+        [name, peer, f"{ratio:.2f}", CAUSES.get(name, UNKNOWN), spent(results[name])]
         for ratio, name, peer in sorted(rows, reverse=True)
     ]
     title = "\n### Where a peer is faster than jit, and why\n\n"
-    return title + table(["workload", "peer", "jit / peer", "cause"], lines)
+    header = ["workload", "peer", "jit / peer", "cause", "jit's time, by the profiler"]
+    return title + table(header, lines)
+
+
+def spent(entry: Entry) -> str:
+    """Write where jit's time goes."""
+    return words(entry["contenders"][JIT].get("shares", {}))
 
 
 def heavier(results: Results) -> str:

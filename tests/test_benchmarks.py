@@ -8,6 +8,8 @@ import torch
 
 from benchmarks import harness, report
 from benchmarks.__main__ import run
+from benchmarks.account import account, words
+from benchmarks.causes import CAUSES, UNKNOWN
 from benchmarks.harness import Contender, Workload
 
 WORKLOADS = [
@@ -119,6 +121,27 @@ def test_readme_says_what_was_measured() -> None:
 def test_report_says_what_was_measured() -> None:
     written = report.RESULTS.joinpath("REPORT.md").read_text()
     assert written == report.report(RESULTS)
+
+
+def test_shares_of_a_call_name_its_dearest_operation() -> None:
+    x = torch.ones(300, 300)
+    shares = account(lambda: (x @ x) + 1.0)
+    assert next(iter(shares)) in {"mm", "addmm"}
+    assert sum(shares.values()) == pytest.approx(1.0, abs=0.2)
+    assert words({"mm": 0.751, "add": 0.2}) == "mm 75 %, add 20 %"
+
+
+def test_a_row_without_a_cause_says_so() -> None:
+    jit = {"median": 2.0, "shares": {"mm": 0.5}}
+    entry = {"contenders": {"jaxtorch jit": jit, "torch.func": {"median": 1.0}}}
+    row = report.slower({"new": entry}).splitlines()[-1]
+    assert row == f"| new | torch.func | 2.00 | {UNKNOWN} | mm 50 % |"
+
+
+def test_every_cause_is_of_a_workload() -> None:
+    modules = harness.questions().values()
+    names = {workload.name for m in modules for workload in m.workloads("cpu")}
+    assert set(CAUSES) <= names
 
 
 def test_every_headline_is_a_workload() -> None:
