@@ -134,3 +134,12 @@ def test_what_autograd_traces_writes_nowhere():
     (own,) = torch.autograd.grad(func(x), x, create_graph=True)
     torch.testing.assert_close(first, own)
     torch.testing.assert_close(second, torch.autograd.grad(own.pow(2).sum(), x)[0])
+
+
+@pytest.mark.parametrize("sorter", [None, torch.tensor([2, 0, 1])])
+def test_a_search_is_staged_with_and_without_an_order(sorter):
+    def search(bounds, x):
+        return torch.searchsorted(bounds, x, sorter=sorter)
+
+    bounds = torch.tensor([0.6, 0.9, 0.5]) if sorter is not None else V
+    torch.testing.assert_close(jit(search)(bounds, V), search(bounds, V))

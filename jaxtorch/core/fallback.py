@@ -27,7 +27,9 @@ def decompose(
     overload = primitive.overload
     if record is not None and record.decompose is not None:
         with Within(level):
-            return record.decompose(*args, **kwargs)
+            out = record.decompose(*args, **kwargs)
+        if out is not NotImplemented:
+            return out
     with Within(level):
         out = overload.decompose(*args, **kwargs)
     if out is not NotImplemented:

@@ -100,11 +100,11 @@ def in_order(boundaries: Tensor, dim: int | None, sorter: Tensor) -> Tensor:
 
 def search_decompose(
     boundaries: Tensor, x: Any, *, sorter: Tensor | None = None, **kwargs: Any
-) -> Tensor:
+) -> Any:
     """Put the boundaries in order first, where each example has its own order."""
-    if sorter is not None:
-        boundaries = torch.gather(boundaries, -1, sorter)
-    return torch.searchsorted(boundaries, x, **kwargs)
+    if sorter is None:
+        return NotImplemented
+    return torch.searchsorted(torch.gather(boundaries, -1, sorter), x, **kwargs)
 
 
 def search_scalar_batch(
