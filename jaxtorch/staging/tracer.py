@@ -313,7 +313,8 @@ class TraceLevel(Level):
             out = self.constant(overload, args, kwargs)
             return pytree.tree_map_only(Tensor, self.literal, out)
         record = primitive.record
-        for way in (record and record.decompose, overload.decompose):
+        own = record.decompose if record is not None else None
+        for way in (own, overload.decompose):
             out = NotImplemented if way is None else way(*args, **kwargs)
             if out is not NotImplemented:
                 return out
