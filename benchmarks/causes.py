@@ -9,7 +9,7 @@ PAGES = (
     "most of the time, and the same for everyone up to what the allocator keeps"
 )
 PRODUCTS = (
-    "most of the time is in products of matrices, in oneDNN or MKL, and not in what jit "
+    "most of the time is in products of matrices, in oneDNN or MKL, and not in what jit "  # noqa: E501
     "writes"
 )
 CALLS = (
