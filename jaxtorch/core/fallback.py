@@ -27,9 +27,7 @@ def decompose(
     overload = primitive.overload
     if record is not None and record.decompose is not None:
         with Within(level):
-            out = record.decompose(*args, **kwargs)
-        if out is not NotImplemented:
-            return out
+            return record.decompose(*args, **kwargs)
     with Within(level):
         out = overload.decompose(*args, **kwargs)
     if out is not NotImplemented:

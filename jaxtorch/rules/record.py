@@ -32,8 +32,7 @@ class Record:
             place of ``linearize`` where a kernel makes both in one pass. ``tangents``
             has one entry per positional argument; ``None`` is a zero.
         decompose: the same call written with other torch operators; of an op that
-            writes into its arguments, with other in-place operators. Where it returns
-            ``NotImplemented`` the call stays as it is.
+            writes into its arguments, with other in-place operators.
         named_batch: ``named_batch(size, dims, named, *args, **kwargs)``, in the place
             of ``batch`` where tensors among ``kwargs`` are batched: ``named`` has their
             batch dims by name.

@@ -98,13 +98,15 @@ def in_order(boundaries: Tensor, dim: int | None, sorter: Tensor) -> Tensor:
     return torch.gather(boundaries, -1, sorter.expand(boundaries.shape))
 
 
-def search_decompose(
-    boundaries: Tensor, x: Any, *, sorter: Tensor | None = None, **kwargs: Any
+def search_named_batch(
+    size: int, dims: Any, named: Any, boundaries: Tensor, x: Any, **kwargs: Any
 ) -> Any:
-    """Put the boundaries in order first, where each example has its own order."""
-    if sorter is None:
-        return NotImplemented
-    return torch.searchsorted(torch.gather(boundaries, -1, sorter), x, **kwargs)
+    """Put the boundaries of each example in its own order first."""
+    sorter = to_front(kwargs.pop("sorter"), named["sorter"])
+    boundaries = batched_at_front(boundaries, dims[0], size)
+    ordered = torch.gather(boundaries, -1, sorter)
+    search = search_batch if isinstance(x, Tensor) else search_scalar_batch
+    return search(size, (0, *dims[1:]), ordered, x, **kwargs)
 
 
 def search_scalar_batch(
@@ -182,13 +184,13 @@ RECORDS: tuple[Record, ...] = (
         aten.searchsorted.Tensor,
         search_batch,
         zero_derivative(aten.searchsorted.Tensor),
-        search_decompose,
+        named_batch=search_named_batch,
     ),
     Record(
         aten.searchsorted.Scalar,
         search_scalar_batch,
         zero_derivative(aten.searchsorted.Scalar),
-        search_decompose,
+        named_batch=search_named_batch,
     ),
     without_derivative(aten.bucketize.Tensor, bucketize_batch),
     without_derivative(aten.bucketize.Scalar, bucketize_batch),

@@ -54,7 +54,7 @@ class CapturedKinds:
         self.look()
 
     def look(self) -> None:
-        """Prepare a check that takes 50 ns for a tensor.
+        """Prepare a quick check.
 
         It fails, too, where no more than ``requires_grad`` or the modes have changed.
         """

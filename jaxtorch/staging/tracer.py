@@ -312,12 +312,11 @@ class TraceLevel(Level):
         elif depends_on_values(overload):
             out = self.constant(overload, args, kwargs)
             return pytree.tree_map_only(Tensor, self.literal, out)
-        record = primitive.record
-        own = record.decompose if record is not None else None
-        for way in (own, overload.decompose):
-            out = NotImplemented if way is None else way(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
+        if primitive.record is not None and primitive.record.decompose is not None:
+            return primitive.record.decompose(*args, **kwargs)
+        out = overload.decompose(*args, **kwargs)
+        if out is not NotImplemented:
+            return out
         devices: list[torch.device] = []
         values, nodes = self.unwrap(args, devices)
         named: dict[str, Any] = {}
