@@ -9,8 +9,8 @@ PAGES = (
     "most of the time, and the same for everyone up to what the allocator keeps"
 )
 PRODUCTS = (
-    "most of the time is in products of matrices, in oneDNN or MKL, and not in what jit "  # noqa: E501
-    "writes"
+    "most of the time is in products of matrices, in oneDNN or MKL, and not in what "
+    "jit writes"
 )
 CALLS = (
     "calls of ATen that are no loops: products and views of tiny matrices, each a call "
@@ -55,7 +55,7 @@ CAUSES: dict[str, str] = {
     "per-sample-gradients-width-1024": PAGES,
     "per-sample-norms-batch-16": CALLS,
     "per-sample-norms-batch-256": PRODUCTS,
-    "small-deep": CALLS,
+    "small-deep": ENTRY,
     "small-dispatch": ENTRY,
     "small-gradients": ENTRY,
     "small-hessian": ENTRY,
