@@ -174,6 +174,16 @@ def test_a_diagonal_is_filled_whatever_the_strides(dim: int) -> None:
     assert_close(slopes, mask.expand(3, 3, 3))
 
 
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_a_diagonal_is_filled_in_what_a_write_made_the_same_for_all(dim: int) -> None:
+    x = torch.rand(2, 2, 2, dtype=torch.float64)
+    filled = lambda x: (x * 0.5).zero_().fill_diagonal_(0.5)  # noqa: E731
+    expected = torch.stack([filled(row) for row in x.unbind(dim)])
+    assert_close(vmap(filled, dim)(x), expected)
+    slopes = vmap(grad(lambda x: filled(x).sum()), dim)(x)
+    assert_close(slopes, torch.zeros(2, 2, 2, dtype=torch.float64))
+
+
 def test_a_write_under_no_grad_keeps_the_derivative_of_the_tangent() -> None:
     x = torch.rand(3, dtype=torch.float64) + 1
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from jaxtorch.core.primitive import primitive_of
+
 aten = torch.ops.aten
 
 
@@ -126,6 +128,13 @@ def scatter_by_index(alias: Alias, value: Tensor) -> Tensor:
     return flat.reshape(parent.shape)
 
 
+def _scatter_strided(alias: Alias, value: Tensor) -> Any:
+    """Scatter by the parent's own strides, which its value need not have."""
+    record = primitive_of(aten.as_strided_scatter.default).record
+    decompose = record.decompose  # type: ignore[union-attr]
+    return decompose(alias.parent, value, *alias.args, **alias.kwargs)  # type: ignore[misc]
+
+
 def _scatter_same_args(name: str) -> Any:
     overload = getattr(torch.ops.aten, name).default
     return lambda alias, value: overload(
@@ -159,7 +168,7 @@ INVERSES = {
     aten.select.int: _scatter_same_args("select_scatter"),
     aten.slice.Tensor: _scatter_same_args("slice_scatter"),
     aten.diagonal.default: _scatter_same_args("diagonal_scatter"),
-    aten.as_strided.default: _scatter_same_args("as_strided_scatter"),
+    aten.as_strided.default: _scatter_strided,
     aten.view.default: _reshape_back,
     aten.unsqueeze.default: _reshape_back,
     aten.squeeze.default: _reshape_back,

@@ -331,14 +331,18 @@ def dispatch_plain(primitive: Primitive, args: Any, kwargs: Any) -> Any:
 
 
 DETACH = torch.ops.aten.detach.default
+AS_STRIDED = torch.ops.aten.as_strided.default
 
 
 def dispatch_view(level: Level, primitive: Primitive, args: Any, kwargs: Any) -> Any:
     """Run a view and tie its results to the tensor they were taken from."""
     if primitive.overload is DETACH and saves_for_backward():
         return level.process(primitive_of(torch.ops.aten.alias.default), args, kwargs)
-    out = level.process(primitive, args, kwargs)
     parent = args[0]
+    if primitive.overload is AS_STRIDED and was_rebound(level, parent):
+        out = primitive.record.decompose(*args, **kwargs)  # type: ignore[union-attr, misc]
+    else:
+        out = level.process(primitive, args, kwargs)
     if isinstance(parent, Wrapper):
         func = primitive.overload
         rest = args[1:]
@@ -349,6 +353,13 @@ def dispatch_view(level: Level, primitive: Primitive, args: Any, kwargs: Any) ->
             for index, view in enumerate(out):
                 alias.link(view, parent, func, (rest, kwargs, index))
     return out
+
+
+def was_rebound(level: Level, x: Any) -> bool:
+    """Tell whether a write gave ``x`` a value whose strides are not those of ``x``."""
+    return (
+        isinstance(x, Wrapper) and x.level is level and x.value.stride() != x.stride()
+    )
 
 
 def dispatch_random(primitive: Primitive, args: Any, kwargs: Any) -> Any:

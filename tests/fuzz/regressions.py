@@ -77,6 +77,21 @@ CASES: dict[str, Case] = {
             Layer("vjp", (0,)),
         ),
     ),
+    "a write left a constant whose strides were no longer its value's": Case(
+        Program(
+            (Input((2, 2)),),
+            (
+                Op("scale", (0,), (("c", 0.5),)),
+                Op("zero_", (1,)),
+                Op("fill_diagonal_", (2,), (("c", 0.5),)),
+            ),
+            (3,),
+        ),
+        (
+            Layer("grad", (0,)),
+            Layer("vmap", in_dims=(-1,), out_dims=(0,), size=2),
+        ),
+    ),
     "a handle of a part began where its whole did": Case(
         Program(
             (Input((2, 3)),),
