@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from jaxtorch.core.primitive import primitive_of
-
 aten = torch.ops.aten
 
 
@@ -85,6 +83,8 @@ def refresh(wrapper: Any) -> None:
 def write(wrapper: Any, value: Any) -> None:
     """Make ``value``, a wrapper of the same level, the new value of ``wrapper``."""
     alias = wrapper.alias
+    if value.stride() != wrapper.stride() and value.shape == wrapper.shape:
+        value = laid_out_like(value, wrapper)
     if not torch.is_grad_enabled() and value.shape == wrapper.shape:
         value = value.keep_history(wrapper)
     wrapper.rebind(value)
@@ -94,6 +94,16 @@ def write(wrapper: Any, value: Any) -> None:
     if alias.parent is not None:
         write(alias.parent, scatter(alias, value))
         alias.seen = alias.parent.alias.version
+
+
+def laid_out_like(value: Tensor, wrapper: Tensor) -> Tensor:
+    """Return ``value`` dense and with its dims in the order of the wrapper's strides.
+
+    A write never changes the strides of a tensor, so that it can be viewed as before.
+    """
+    order = sorted(range(wrapper.dim()), key=wrapper.stride, reverse=True)
+    back = [order.index(d) for d in range(len(order))]
+    return value.permute(order).contiguous().permute(back)
 
 
 def restride(wrapper: Any, hidden: Any, view: Any) -> None:
@@ -126,13 +136,6 @@ def scatter_by_index(alias: Alias, value: Tensor) -> Tensor:
         parent.reshape(-1), (taken.reshape(-1),), value.reshape(-1), False
     )
     return flat.reshape(parent.shape)
-
-
-def _scatter_strided(alias: Alias, value: Tensor) -> Any:
-    """Scatter by the parent's own strides, which its value need not have."""
-    record = primitive_of(aten.as_strided_scatter.default).record
-    decompose = record.decompose  # type: ignore[union-attr]
-    return decompose(alias.parent, value, *alias.args, **alias.kwargs)  # type: ignore[misc]
 
 
 def _scatter_same_args(name: str) -> Any:
@@ -168,7 +171,7 @@ INVERSES = {
     aten.select.int: _scatter_same_args("select_scatter"),
     aten.slice.Tensor: _scatter_same_args("slice_scatter"),
     aten.diagonal.default: _scatter_same_args("diagonal_scatter"),
-    aten.as_strided.default: _scatter_strided,
+    aten.as_strided.default: _scatter_same_args("as_strided_scatter"),
     aten.view.default: _reshape_back,
     aten.unsqueeze.default: _reshape_back,
     aten.squeeze.default: _reshape_back,

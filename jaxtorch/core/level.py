@@ -283,6 +283,8 @@ def dispatch(func: OpOverload, args: Any, kwargs: Any) -> Any:
         return level.process(primitive, args, kwargs)
     kind = primitive.kind
     if kind is Kind.FUNCTIONAL:
+        if primitive.by_strides is not None:
+            return primitive.by_strides(*args, **kwargs)
         out = primitive.select(*args)
         return level.process(primitive, args, kwargs) if out is None else out
     if kind is Kind.VIEW:
@@ -331,7 +333,6 @@ def dispatch_plain(primitive: Primitive, args: Any, kwargs: Any) -> Any:
 
 
 DETACH = torch.ops.aten.detach.default
-AS_STRIDED = torch.ops.aten.as_strided.default
 
 
 def dispatch_view(level: Level, primitive: Primitive, args: Any, kwargs: Any) -> Any:
@@ -339,8 +340,8 @@ def dispatch_view(level: Level, primitive: Primitive, args: Any, kwargs: Any) ->
     if primitive.overload is DETACH and saves_for_backward():
         return level.process(primitive_of(torch.ops.aten.alias.default), args, kwargs)
     parent = args[0]
-    if primitive.overload is AS_STRIDED and was_rebound(level, parent):
-        out = primitive.record.decompose(*args, **kwargs)  # type: ignore[union-attr, misc]
+    if primitive.by_strides is not None:
+        out = primitive.by_strides(*args, **kwargs)
     else:
         out = level.process(primitive, args, kwargs)
     if isinstance(parent, Wrapper):
@@ -353,13 +354,6 @@ def dispatch_view(level: Level, primitive: Primitive, args: Any, kwargs: Any) ->
             for index, view in enumerate(out):
                 alias.link(view, parent, func, (rest, kwargs, index))
     return out
-
-
-def was_rebound(level: Level, x: Any) -> bool:
-    """Tell whether a write gave ``x`` a value whose strides are not those of ``x``."""
-    return (
-        isinstance(x, Wrapper) and x.level is level and x.value.stride() != x.stride()
-    )
 
 
 def dispatch_random(primitive: Primitive, args: Any, kwargs: Any) -> Any:

@@ -34,6 +34,7 @@ class Primitive:
         "functional",
         "defaults",
         "select",
+        "by_strides",
     )
 
     def __init__(self, overload: OpOverload, record: Record | None) -> None:
@@ -42,7 +43,9 @@ class Primitive:
         self.batch = record.batch if record else None
         self.linearize = record.linearize if record else None
         self.kind = kind_of(overload)
-        self.plain = self.simple = self.kind is Kind.FUNCTIONAL
+        self.plain = self.kind is Kind.FUNCTIONAL
+        self.by_strides = record.decompose if record and record.by_strides else None
+        self.simple = self.plain and self.by_strides is None
         self.functional = (
             functional_twin(overload) if self.kind is Kind.MUTATION else None
         )

@@ -88,5 +88,9 @@ RECORDS = (
         diagonal_scatter_batch,
         written(torch.diagonal_scatter, torch.diagonal),
     ),
-    Record(aten.as_strided_scatter.default, decompose=as_strided_scatter_decompose),
+    Record(
+        aten.as_strided_scatter.default,
+        decompose=as_strided_scatter_decompose,
+        by_strides=True,
+    ),
 )

@@ -84,5 +84,5 @@ RECORDS = (
     Record(aten.roll.default, roll_batch, roll_linearize),
     Record(aten.diag_embed.default, diag_embed_batch, diag_embed_linearize),
     Record(aten.trace.default, decompose=trace_decompose),
-    Record(aten.as_strided.default, decompose=as_strided_decompose),
+    Record(aten.as_strided.default, decompose=as_strided_decompose, by_strides=True),
 )

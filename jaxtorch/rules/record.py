@@ -38,6 +38,9 @@ class Record:
             batch dims by name.
         share: of a random op, ``batch`` for one draw that all examples share; without
             it ``vmap(randomness="same")`` refuses batched arguments.
+        by_strides: whether the result depends on the strides of the first argument.
+            Such a call is decomposed before any level sees it, as those of a handle
+            are not always those of its value.
     """
 
     overload: OpOverload
@@ -47,3 +50,4 @@ class Record:
     share: BatchRule | None = None
     push: Callable[..., tuple[Any, Any]] | None = None
     named_batch: BatchRule | None = None
+    by_strides: bool = False
