@@ -77,8 +77,11 @@ def infer(node: fx.Node) -> Any:
     named = {k: meta_of(v) for k, v in node.kwargs.items()}
     if "device" in named or not node.all_input_nodes:
         named["device"] = torch.device("meta")
+    args = [meta_of(a) for a in node.args]
     with torch._C._DisableTorchDispatch():
-        return run_on_meta(target, [meta_of(a) for a in node.args], named)
+        for place in CONTIGUOUS.get(target, ()):
+            args[place] = args[place].contiguous()
+        return run_on_meta(target, args, named)
 
 
 def run_on_meta(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -97,6 +100,22 @@ def infer_again(graph: fx.Graph) -> None:
 
 VIEWS = {aten.view.default, aten._unsafe_view.default}
 """Views that run as a reshape: after a rewrite their source may have other strides."""
+CONTIGUOUS: dict[Any, tuple[int, ...]] = {
+    aten.native_group_norm.default: (0,),
+    aten.native_group_norm_backward.default: (0, 1, 2, 3),
+    aten.native_layer_norm_backward.default: (0, 1, 3, 4),
+    aten._fused_rms_norm_backward.default: (0, 1, 3),
+    aten.adaptive_max_pool3d_backward.default: (2,),
+    aten.fractional_max_pool2d_backward.default: (4,),
+    aten.fractional_max_pool3d_backward.default: (4,),
+    aten._pdist_forward.default: (0,),
+    aten._pdist_backward.default: (0, 1, 3),
+    aten.view_as_complex.default: (0,),
+}
+"""Arguments that kernels take for contiguous: others are refused or, unseen, misread.
+
+A call may come with other strides than the trace, and passes change those of values.
+"""
 
 
 def row_strides(shape: Sequence[int]) -> tuple[int, ...]:

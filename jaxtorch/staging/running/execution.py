@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from jaxtorch.staging.passes.reuse import in_place_entry
-from jaxtorch.staging.passes.rewriting import VIEWS, meta_of
+from jaxtorch.staging.passes.rewriting import CONTIGUOUS, VIEWS, meta_of
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.running.memory import last_uses
 from jaxtorch.staging.sizes import Linear
@@ -201,20 +201,4 @@ def with_tensors(node: Any) -> list[Any]:
 TRACEABLE = "traceable"
 """The name in a program's namespace that says whether it may be traced."""
 aten = torch.ops.aten
-CONTIGUOUS: dict[Any, tuple[int, ...]] = {
-    aten.native_group_norm.default: (0,),
-    aten.native_group_norm_backward.default: (0, 1, 2, 3),
-    aten.native_layer_norm_backward.default: (0, 1, 3, 4),
-    aten._fused_rms_norm_backward.default: (0, 1, 3),
-    aten.adaptive_max_pool3d_backward.default: (2,),
-    aten.fractional_max_pool2d_backward.default: (4,),
-    aten.fractional_max_pool3d_backward.default: (4,),
-    aten._pdist_forward.default: (0,),
-    aten._pdist_backward.default: (0, 1, 3),
-    aten.view_as_complex.default: (0,),
-}
-"""Arguments that kernels take for contiguous: others are refused or, unseen, misread.
-
-A call may come with other strides than the trace, and passes change those of values.
-"""
 NUMBER_SECOND = (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor)
