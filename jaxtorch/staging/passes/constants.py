@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from jaxtorch.staging.passes.rewriting import VIEWS, is_pure
+from jaxtorch.staging.passes.rewriting import VIEWS, is_pure, made_contiguous
 from jaxtorch.staging.region import Region
 from jaxtorch.staging.running.memory import bytes_made, storages
 from jaxtorch.staging.untracked import UNTRACKED
@@ -27,7 +27,8 @@ def fold_constants(graph: fx.Graph) -> list[Tensor]:
         for node in graph.nodes:
             if is_constant(node, known) and shared.isdisjoint(storages(node)):
                 target: Any = torch.reshape if node.target in VIEWS else node.target
-                value = target(*real(node.args, known), **node.kwargs)
+                given = made_contiguous(target, real(node.args, known))
+                value = target(*given, **node.kwargs)
                 if isinstance(value, Tensor):
                     known[node] = value
     constants: list[Tensor] = []

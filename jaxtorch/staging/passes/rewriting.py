@@ -79,9 +79,13 @@ def infer(node: fx.Node) -> Any:
         named["device"] = torch.device("meta")
     args = [meta_of(a) for a in node.args]
     with torch._C._DisableTorchDispatch():
-        for place in CONTIGUOUS.get(target, ()):
-            args[place] = args[place].contiguous()
-        return run_on_meta(target, args, named)
+        return run_on_meta(target, made_contiguous(target, args), named)
+
+
+def made_contiguous(target: Any, args: list[Any]) -> list[Any]:
+    """Return the arguments of a call with those contiguous that its kernel needs so."""
+    places = CONTIGUOUS.get(target, ())
+    return [a.contiguous() if i in places else a for i, a in enumerate(args)]
 
 
 def run_on_meta(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
